@@ -1,0 +1,1 @@
+"""What a fit writes down: who it is, how far it came, what it scored."""

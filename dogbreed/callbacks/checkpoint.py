@@ -1,0 +1,144 @@
+"""Two checkpoints a run, `last` and `best`, each replaced as a whole, local and in a bucket alike.
+
+Lightning's own ModelCheckpoint forgets on gs:// which file was last, and a resumed run removes
+files of the run that it came from; two names that are only ever overwritten need neither.
+
+A checkpoint holds one number that says where the run is: the samples seen. When it is loaded,
+Lightning's own counters, which count batches, are rewritten from it, so that a run goes on
+exactly where it was with another batch size or another number of processes.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from dogbreed import storage
+from dogbreed.data.datamodule import data_of
+from dogbreed.data.order import batches_done
+from dogbreed.errors import BadInput
+from dogbreed.model.module import DogModule
+from dogbreed.runs import Run
+
+
+class Checkpoints(Checkpoint):
+    """Saves after each validation, and every so many steps.
+
+    Args:
+        run: the run's directory.
+        monitor: the logged score that says which is best.
+        mode: whether `min` or `max` of it is best.
+        every_n_train_steps: also save the last one that often within an epoch; 0: never.
+    """
+
+    def __init__(
+        self, run: Run, monitor: str = "val/top1", mode: str = "max", every_n_train_steps: int = 0
+    ) -> None:
+        self.run, self.monitor, self.mode = run, monitor, mode
+        self.every_n_train_steps = every_n_train_steps
+        self.best: float | None = None
+        self.best_results: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save every n steps, but not just before a validation, which saves anyway."""
+        due = self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0
+        if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save(trainer, "last")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last, and the best if this is it."""
+        assert isinstance(pl_module, DogModule)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise BadInput(f"no metric {self.monitor!r} to choose the best checkpoint by")
+        score = float(trainer.callback_metrics[self.monitor])
+        better = self.best is None or (
+            score > self.best if self.mode == "max" else score < self.best
+        )
+        if not better:
+            self._save(trainer, "last")
+            return
+        self.best, self.best_results = score, dict(pl_module.results["val"])
+        # The best first: killed in between, the run repeats the epoch and finds the same best.
+        self._save(trainer, "best")
+        if trainer.is_global_zero:
+            storage.copy(self.run.checkpoint("best"), self.run.checkpoint("last"))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Save on SIGTERM, in a single process: several would wait for each other."""
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+            self._save(trainer, "last")
+
+    def _save(self, trainer: Trainer, which: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint"
+            trainer.save_checkpoint(path)  # every process takes part
+            if trainer.is_global_zero:
+                storage.write(self.run.checkpoint(which), path.read_bytes())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of the best so far."""
+        return {"best": self.best, "best_results": self.best_results}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; a run begun from another one's checkpoint has no best yet."""
+        if storage.exists(self.run.checkpoint("best")):
+            self.best, self.best_results = state_dict["best"], state_dict["best_results"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Rewrite Lightning's counters from the samples seen."""
+        assert isinstance(pl_module, DogModule)
+        data = data_of(trainer)
+        if trainer.state.fn == "fit":
+            place_loops(
+                checkpoint,
+                samples_seen=pl_module.samples_seen,
+                rows=data.train_size,
+                global_batch=data.batch_size * trainer.world_size,
+            )
+
+
+def place_loops(
+    checkpoint: dict[str, Any], *, samples_seen: int, rows: int, global_batch: int
+) -> None:
+    """Make Lightning begin the epoch anew, with the batches that are done counted as done.
+
+    Lightning restarts differently according to the hook in which a checkpoint was saved; this
+    brings them all to one form: whole epochs are complete, the current one is about to start,
+    and nothing of a validation is pending.
+
+    Args:
+        checkpoint: Lightning's; its `loops` are changed.
+        samples_seen: by all processes since the start of the run.
+        rows: samples of an epoch.
+        global_batch: samples of one step of all processes, as it is from now on.
+    """
+    epoch, consumed = divmod(samples_seen, rows)
+    done = batches_done(rows, consumed, global_batch)
+    loops = checkpoint["loops"]["fit_loop"]
+    for part in ("total", "current"):
+        _set(loops["epoch_progress"][part], epoch)
+        _set(loops["epoch_loop.val_loop.batch_progress"][part], 0)
+    batches = loops["epoch_loop.batch_progress"]
+    # `completed` one behind: as after a step's last hook, where Lightning counts on by itself.
+    for part, number in (("total", batches["total"]["ready"]), ("current", done)):
+        _set(batches[part], number)
+        batches[part]["completed"] = number - 1
+    batches["is_last_batch"] = False
+    # It adds one to this on the way in.
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
+
+
+def _set(tracker: dict[str, int], number: int) -> None:
+    for key in tracker:
+        tracker[key] = number

@@ -1,0 +1,145 @@
+"""Writes what each epoch scored, and at the end the model package of the best one."""
+
+import csv
+import io
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import save
+
+from dogbreed import package, storage
+from dogbreed.callbacks.checkpoint import Checkpoints
+from dogbreed.callbacks.curves import curves
+from dogbreed.data.datamodule import DogDataModule, data_of
+from dogbreed.model.backbone import preprocessing
+from dogbreed.model.metrics import sentence
+from dogbreed.model.module import DogModule
+from dogbreed.runs import CURVES_FILE, HISTORY_FILE, Run
+
+
+class History(Callback):
+    """A line on the terminal and a row in metrics.csv for each validation.
+
+    The rows are kept here and written as a whole: a bucket knows no appending.
+
+    Args:
+        run: the run's directory.
+        checkpoints: knows the best one.
+    """
+
+    def __init__(self, run: Run, checkpoints: Checkpoints) -> None:
+        self.run, self.checkpoints = run, checkpoints
+        self.rows: list[dict[str, Any]] = []
+        self._since, self._samples = 0.0, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the rows of a resumed run, up to where its checkpoint stands."""
+        assert isinstance(pl_module, DogModule)
+        path = self.run.path(HISTORY_FILE)
+        if trainer.is_global_zero and trainer.ckpt_path and storage.exists(path):
+            rows = csv.DictReader(io.StringIO(storage.read(path).decode()))
+            self.rows = [r for r in rows if int(r["samples_seen"]) <= pl_module.samples_seen]
+        self._since, self._samples = time.monotonic(), pl_module.samples_seen
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(pl_module, DogModule)
+        self._since, self._samples = time.monotonic(), pl_module.samples_seen
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock of training."""
+        self._trained = time.monotonic() - self._since
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row."""
+        assert isinstance(pl_module, DogModule)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        train = pl_module.train_results()  # all processes take part
+        if not trainer.is_global_zero:
+            return
+        rate = (pl_module.samples_seen - self._samples) / max(self._trained, 1e-9)
+        val = pl_module.results["val"] | {"loss": float(trainer.callback_metrics["val/loss"])}
+        row: dict[str, Any] = {
+            "epoch": trainer.current_epoch,
+            "samples_seen": pl_module.samples_seen,
+            "seconds": f"{time.monotonic() - self._since:.2f}",
+            "train_images_per_s": f"{rate:.1f}",
+            "skipped": pl_module.skipped_in_epoch,
+        }
+        row |= {f"train/{name}": f"{value:.6f}" for name, value in train.items()}
+        row |= {f"val/{k}": v if k == "n" else f"{v:.6f}" for k, v in val.items()}
+        for group in trainer.optimizers[0].param_groups:
+            row[f"lr/{group['name']}"] = f"{group['lr']:.3e}"
+        self.rows.append(row)
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        line = (
+            f"epoch {trainer.current_epoch + 1}/{epochs}  {pl_module.samples_seen:,} samples"
+            f"  {rate:.0f} images/s  train loss {train['loss']:.3f}, top-1 {train['top1']:.3f}"
+            f"  val log-loss {val['log_loss']:.3f}, top-1 {val['top1']:.3f}"
+        )
+        print(f"\n{line}" if trainer.progress_bar_callback else line, flush=True)
+        self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        storage.write(self.run.path(HISTORY_FILE), text.getvalue().encode())
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write curves, metrics.json and the model package, and say what to type next."""
+        assert isinstance(pl_module, DogModule)
+        if not trainer.is_global_zero or not self.checkpoints.best_results:
+            return
+        storage.write(self.run.path(CURVES_FILE), curves(self.rows, self.run.url))
+        results = self.checkpoints.best_results
+        scores = self.run.record(val=results)
+        data = data_of(trainer)
+        description = describe(pl_module, data) | {
+            "run": self.run.url.rsplit("/", 1)[-1],
+            "metrics": scores,
+        }
+        package.write(self.run.path(package.FOLDER), description, self._best_weights(pl_module))
+        print(f"validation of {data.manifest.name}: {sentence(results)}; first weights: ", end="")
+        print(pl_module.weights_used)
+        print(f"the run lies in {self.run.url}; next: dogbreed test --run {self.run.url}")
+
+    def _best_weights(self, module: DogModule) -> bytes:
+        """The best checkpoint's network as safetensors."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "best.ckpt"
+            storage.download(self.run.checkpoint("best"), path)
+            state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+        prefix = "network.body."
+        return save(
+            {
+                name.removeprefix(prefix): value.contiguous()
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
+        )
+
+
+def describe(module: DogModule, data: DogDataModule) -> dict[str, Any]:
+    """The fields of model.json that follow from the model and its data."""
+    expects = preprocessing(module.backbone)
+    known = {entry["name"]: entry for entry in data.manifest.dataset["classes"]}
+    return {
+        "backbone": module.backbone,
+        "classes": [known.get(name, {"name": name}) for name in module.class_names],
+        "preprocessing": {
+            "size": data.image_size,
+            "crop": data.crop,
+            "mean": expects.mean,
+            "std": expects.std,
+        },
+        "temperature": 1.0,
+        "pretraining": module.weights_used,
+        "data": {"name": data.manifest.name, "version": data.manifest.version},
+    }

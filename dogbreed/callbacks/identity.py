@@ -1,0 +1,90 @@
+"""Writes who the run is, from its first second: run.json and config.yaml."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from dogbreed.data.datamodule import data_of
+from dogbreed.errors import BadInput
+from dogbreed.model.module import DogModule
+from dogbreed.model.optim import count
+from dogbreed.runs import CONFIG_FILE, Run, environment, now
+from dogbreed.storage import write
+
+
+class Identity(Callback):
+    """Keeps run.json true: `running`, then `done`, `failed` or `preempted`.
+
+    Args:
+        run: the run's directory.
+        config: all settings, as YAML.
+        resumed_from: the checkpoint that the run goes on from, if any.
+    """
+
+    def __init__(self, run: Run, config: str, resumed_from: str | None = None) -> None:
+        self.run, self.config, self.resumed_from = run, config, resumed_from
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml, and run.json as `running`."""
+        if not trainer.is_global_zero or stage != "fit":
+            return
+        write(self.run.path(CONFIG_FILE), self.config.encode())
+        about: dict[str, Any] = {"state": "running", "precision": str(trainer.precision)}
+        if self.run.exists:
+            times = [*self.run.read().get("resumed", []), {"at": now(), "from": self.resumed_from}]
+            self.run.update(**about, resumed=times)
+            return
+        self.run.update(
+            name=self.run.url.rsplit("/", 1)[-1],
+            created=now(),
+            **about,
+            **environment(),
+            device=_device(trainer),
+            data=data_of(trainer).about(),
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is trained, from which weights, on what."""
+        assert isinstance(pl_module, DogModule)
+        if not trainer.is_global_zero:
+            return
+        self.run.update(weights=pl_module.weights_used)
+        data = data_of(trainer)
+        network = pl_module.network
+        print(
+            f"{pl_module.backbone}, {count(network) / 1e6:.1f} M parameters"
+            f" ({count(network, trained=True) / 1e6:.2f} M trained), weights:"
+            f" {pl_module.weights_used}"
+        )
+        print(
+            f"{data.manifest.name} {data.manifest.version[:12]}: {data.train_size:,} training"
+            f" pictures of {len(data.manifest.classes)} breeds, {_device(trainer)}, precision"
+            f" {trainer.precision}"
+        )
+        print(f"run: {self.run.url}", flush=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run is done."""
+        if trainer.is_global_zero:
+            skipped = getattr(pl_module, "skipped_in_epoch", 0)
+            self.run.update(state="done", ended=now(), skipped_in_last_epoch=skipped)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """The run ended early: say why."""
+        if not trainer.is_global_zero or not self.run.exists:
+            return
+        early = isinstance(exception, SIGTERMException | KeyboardInterrupt)
+        reason = "" if isinstance(exception, BadInput) else f"{type(exception).__name__}: "
+        self.run.update(
+            state="preempted" if early else "failed", ended=now(), reason=f"{reason}{exception}"
+        )
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name

@@ -1,0 +1,80 @@
+"""The command line: looks at the first word, and loads only what that verb needs."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from dogbreed import __version__
+from dogbreed.errors import BadInput, nearest
+
+# Importing Lightning takes seconds, so a verb is a module and the name of a function in it.
+VERBS = {
+    "prepare": ("dogbreed.data.prepare", "prepare", "turn photographs into a data set"),
+    "fit": ("dogbreed.training", "fit", "train a model"),
+    "validate": ("dogbreed.training", "validate", "score a run on split val"),
+    "test": ("dogbreed.training", "test", "score a run on split test"),
+    "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
+}
+_PARSED_HERE = {"prepare", "predict"}  # plain functions: their signature is their flags
+
+HELP = """usage: dogbreed VERB [OPTIONS]
+
+Fine-tunes image classifiers, dog breeds first, from photographs in a folder or a bucket.
+
+{verbs}
+
+  dogbreed VERB --help      all options of a verb
+  dogbreed --version        {version}
+
+Begin with:
+  dogbreed fit --config configs/quickstart.yaml"""
+
+
+def _help() -> str:
+    lines = [f"  {verb:<10}{text}" for verb, (_, _, text) in VERBS.items()]
+    return HELP.format(verbs="\n".join(lines), version=__version__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: words after `dogbreed`; none: those of this process.
+
+    Returns:
+        Exit status: 0 done, 1 failed, 2 bad input, 143 ended by SIGTERM with a checkpoint saved.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    verb, rest = words[0], words[1:]
+    try:
+        if verb not in VERBS:
+            raise BadInput(f"no verb {verb!r}{nearest(verb, VERBS)}; see dogbreed --help")
+        module, name, _ = VERBS[verb]
+        function = getattr(import_module(module), name)
+        return run_function(verb, function, rest) if verb in _PARSED_HERE else function(rest)
+    except BadInput as error:
+        print(f"dogbreed {verb}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dogbreed {verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run_function(verb: str, function: Callable[..., None], argv: Sequence[str]) -> int:
+    """Parse `argv` by the function's signature and call it."""
+    from dogbreed.parser import Parser
+
+    parser = Parser(prog=f"dogbreed {verb}", description=(function.__doc__ or "").split("\n\n")[0])
+    parser.add_argument("-c", "--config", action="config", help="YAML file with these options")
+    parser.add_function_arguments(function)
+    values = parser.parse_args(list(argv))
+    arguments = values.as_dict()
+    arguments.pop("config")
+    function(**arguments)
+    return 0

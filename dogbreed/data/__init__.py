@@ -1,0 +1,1 @@
+"""From photographs anywhere to uint8 batches: manifest, order, cache, dataset, loader."""

@@ -1,0 +1,175 @@
+"""The LightningDataModule: from a data set's URL to batches on the device."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+
+from dogbreed.data.cache import Cache
+from dogbreed.data.dataset import Batch, PictureDataset
+from dogbreed.data.loader import EpochLoader
+from dogbreed.data.manifest import Manifest, cache_home
+from dogbreed.data.prepare import embedded_sample
+from dogbreed.data.transforms import Augment, relight
+from dogbreed.errors import BadInput, nearest
+from dogbreed.storage import is_local
+
+SAMPLE_SIZE = 96  # pixels: the embedded sample is drawn that small, and more would be blur
+
+
+class DogDataModule(LightningDataModule):
+    """Streams the pictures of a prepared data set.
+
+    Args:
+        root: folder or URL that `dogbreed prepare` wrote; none: the embedded synthetic sample.
+        classes: the model's class names, in its order; none: those of the data set. A run's saved
+            config holds them, so that `test --data.root OTHER` scores over the run's classes.
+        batch_size: pictures in a batch of one process.
+        image_size: side of the squares that the network sees, in pixels; none: as the weights
+            were trained, or the native size of the embedded sample.
+        crop: side of the centred square that evaluation cuts, over the picture's shorter side;
+            none: as the weights were evaluated.
+        augment: random changes of training pictures.
+        workers: processes that fetch and decode; none: one for two cores, at most 8.
+        prefetch: batches that each worker has ready.
+        window: how many shards the shuffling mixes; loose files are always mixed evenly.
+        cache_dir: folder on this disk for pictures fetched from a bucket; none: the user's cache.
+        cache_size_gb: bound of that folder in gigabytes; 0 turns the cache off.
+        on_bad_image: `error` ends the run at a picture that can't be read, `skip` counts it.
+        max_skipped: how many pictures an epoch may skip before it is an error after all.
+        seed: of order and augmentation; none: that of --seed_everything.
+
+    Raises:
+        BadInput: no data set at `root`, or its breeds are not among `classes`.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        classes: list[str] | None = None,
+        batch_size: int = 64,
+        image_size: int | None = None,
+        crop: float | None = None,
+        augment: Augment = Augment(),  # noqa: B008 - frozen
+        workers: int | None = None,
+        prefetch: int = 2,
+        window: int = 8,
+        cache_dir: str | None = None,
+        cache_size_gb: float = 20.0,
+        on_bad_image: Literal["error", "skip"] = "error",
+        max_skipped: int = 100,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.manifest = Manifest.open(root if root is not None else embedded_sample())
+        self.class_names = classes or self.manifest.classes
+        self.labels = _match(self.manifest, self.class_names)
+        self.batch_size, self.image_size, self.crop = batch_size, image_size or 224, crop or 1.0
+        self.augment, self.seed, self.window = augment, seed or 0, window
+        self.workers = min(8, max(1, (os.cpu_count() or 2) // 2)) if workers is None else workers
+        self.prefetch = prefetch
+        self.skip_bad, self.max_skipped = on_bad_image == "skip", max_skipped
+        self.cache: Cache | None = None
+        if cache_size_gb > 0 and not is_local(self.manifest.root):
+            folder = cache_dir or cache_home() / "pictures"
+            self.cache = Cache(folder, int(cache_size_gb * 1e9))
+        self._loaders: dict[str, EpochLoader] = {}
+
+    def _loader(self, split: str, *, train: bool, samples_seen: Callable[[], int]) -> EpochLoader:
+        """The loader of a split; kept, so that its workers live as long as the run."""
+        if split not in self._loaders:
+            trainer = self.trainer
+            assert trainer is not None
+            dataset = PictureDataset(
+                self.manifest,
+                self.labels,
+                size=self.image_size,
+                crop=self.crop,
+                augment=self.augment if train else None,
+                seed=self.seed,
+                cache=self.cache,
+                skip_bad=self.skip_bad,
+            )
+            self._loaders[split] = EpochLoader(
+                dataset,
+                self.manifest.rows_of(split),
+                batch_size=self.batch_size,
+                shuffle=train,
+                seed=self.seed,
+                window=self.window,
+                samples_seen=samples_seen,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+                workers=self.workers,
+                prefetch=self.prefetch,
+                pin=True,
+            )
+        return self._loaders[split]
+
+    @property
+    def train_size(self) -> int:
+        """Pictures in an epoch."""
+        return len(self.manifest.rows_of("train"))
+
+    def train_dataloader(self) -> EpochLoader:
+        """Batches of split `train`, from where the run stands."""
+        return self._loader("train", train=True, samples_seen=self._samples_seen)
+
+    def val_dataloader(self) -> EpochLoader:
+        """Batches of split `val`, in the manifest's order."""
+        return self._loader("val", train=False, samples_seen=lambda: 0)
+
+    def test_dataloader(self) -> EpochLoader:
+        """Batches of split `test`, in the manifest's order."""
+        return self._loader("test", train=False, samples_seen=lambda: 0)
+
+    def _samples_seen(self) -> int:
+        assert self.trainer is not None
+        seen: int = self.trainer.lightning_module.samples_seen  # type: ignore[assignment]
+        return seen
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Change the light of training pictures, on the device."""
+        if self.trainer is not None and self.trainer.training:
+            image: Tensor = relight(batch["image"], batch["light"])
+            batch["image"] = image
+        return batch
+
+    def about(self) -> dict[str, object]:
+        """What a run says of its data."""
+        return {
+            "root": self.manifest.root,
+            "name": self.manifest.name,
+            "version": self.manifest.version,
+            "image_size": self.image_size,
+            "crop": self.crop,
+            "augment": dataclasses.asdict(self.augment),
+        }
+
+
+def data_of(trainer: Trainer) -> DogDataModule:
+    """The datamodule that a trainer is at work on."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, DogDataModule)
+    return data
+
+
+def _match(data: Manifest, names: list[str]) -> np.ndarray:
+    """For each class of the data its index among `names`: int64, (k,).
+
+    Raises:
+        BadInput: a breed of the data that is not among `names`.
+    """
+    index = {name: number for number, name in enumerate(names)}
+    unknown = [name for name in data.classes if name not in index]
+    if unknown:
+        first = f"{unknown[0]!r}{nearest(unknown[0], names)}"
+        raise BadInput(
+            f"{data.root}: {len(unknown)} of its breeds are unknown to the model: {first};"
+            " classes are matched by name"
+        )
+    return np.array([index[name] for name in data.classes], dtype=np.int64)

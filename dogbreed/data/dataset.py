@@ -1,0 +1,139 @@
+"""The map-style data set: one call fetches, decodes and crops a whole batch.
+
+This file and what it imports know nothing of Lightning, so that workers start quickly.
+"""
+
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dogbreed import images, storage
+from dogbreed.data.cache import Cache
+from dogbreed.data.manifest import Manifest
+from dogbreed.data.order import Request
+from dogbreed.data.transforms import Augment, draws, light, random_box
+from dogbreed.errors import BadInput
+
+
+class Batch(TypedDict):
+    """What a step gets."""
+
+    image: Tensor
+    """uint8, (B, 3, S, S), channels last."""
+    label: Tensor
+    """int64, (B,)."""
+    valid: Tensor
+    """bool, (B,): False for padding and for pictures that could not be read."""
+    row: Tensor
+    """int64, (B,): rows of the manifest."""
+    light: Tensor
+    """float32, (B, 3): factors for `transforms.relight`; ones without augmentation."""
+    samples_seen: int
+    """Of all ranks since the start of the run, this batch included."""
+    skipped: list[str]
+    """`id: reason` of the pictures that could not be read."""
+
+
+class PictureDataset(Dataset[Batch]):
+    """Pictures of a manifest by `Request`.
+
+    Args:
+        manifest: the opened data set.
+        labels: for each class of the manifest its index among the model's classes, int64.
+        size: side of the squares handed out, in pixels.
+        crop: side of the centred square that evaluation cuts, over the shorter side.
+        augment: random crop, flip and light for training; None for evaluation.
+        seed: of the augmentation.
+        cache: keeps what was fetched; None fetches anew.
+        skip_bad: hand out an unreadable picture as invalid, rather than raise.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        labels: np.ndarray,
+        *,
+        size: int,
+        crop: float,
+        augment: Augment | None = None,
+        seed: int = 0,
+        cache: Cache | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.manifest, self.labels, self.size, self.crop = manifest, labels, size, crop
+        self.augment, self.seed, self.cache, self.skip_bad = augment, seed, cache, skip_bad
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, row: int) -> Batch:
+        """A batch of one."""
+        return self.__getitems__(Request(0, np.array([row]), np.array([True]), 1))
+
+    def __getitems__(self, request: Request) -> Batch:
+        """Fetch, decode and crop the rows of `request`.
+
+        Raises:
+            BadInput: a picture cannot be had or read and `skip_bad` is off; names its id.
+        """
+        rows = self.manifest.take(request.rows)
+        image = np.zeros((len(rows), self.size, self.size, 3), np.uint8)
+        factors = np.ones((len(rows), 3), np.float32)
+        valid = request.valid.copy()
+        skipped = []
+        for k, (row, data) in enumerate(zip(rows, self._fetch(rows), strict=True)):
+            if not valid[k]:
+                continue
+            try:
+                if isinstance(data, storage.StorageError):
+                    raise data
+                if self.augment is None:
+                    image[k] = images.picture(data, self.size, self._centre)
+                else:
+                    image[k], factors[k] = self._augmented(data, request.epoch, row["id"])
+            except (images.BadImage, storage.StorageError) as error:
+                problem = f"{row['id']}: {error}"
+                if not self.skip_bad:
+                    raise BadInput(
+                        f"{self.manifest.root}: picture {problem};"
+                        " prepare the data again, or pass --data.on_bad_image skip"
+                    ) from None
+                valid[k] = False
+                skipped.append(problem)
+        labels = np.array([row["label"] for row in rows])
+        return {
+            "image": torch.from_numpy(image).permute(0, 3, 1, 2),
+            "label": torch.from_numpy(np.where(labels < 0, 0, self.labels[labels])),
+            "valid": torch.from_numpy(valid & (labels >= 0)),
+            "row": torch.from_numpy(request.rows),
+            "light": torch.from_numpy(factors),
+            "samples_seen": request.samples_seen,
+            "skipped": skipped,
+        }
+
+    def _centre(self, width: int, height: int) -> images.Box:
+        return images.centre_box(width, height, self.crop)
+
+    def _augmented(self, data: bytes, epoch: int, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        assert self.augment is not None
+        augment, rng = self.augment, draws(self.seed, epoch, sample_id)
+        pixels = images.picture(data, self.size, lambda w, h: random_box(rng, w, h, augment))
+        if rng.random() < augment.flip:
+            pixels = pixels[:, ::-1]
+        return pixels, light(rng, augment)
+
+    def _fetch(self, rows: list[dict[str, Any]]) -> list[bytes | storage.StorageError]:
+        """The rows' bytes, from the cache where it has them, the rest in one call."""
+        found: list[bytes | storage.StorageError | None] = [None] * len(rows)
+        if self.cache is not None:
+            found = [self.cache.get(row["digest"]) for row in rows]
+        missing = [k for k, data in enumerate(found) if data is None]
+        fetched = storage.read_ranges(self.manifest.ranges([rows[k] for k in missing]))
+        for k, data in zip(missing, fetched, strict=True):
+            found[k] = data
+            if self.cache is not None and isinstance(data, bytes):
+                self.cache.put(rows[k]["digest"], data)
+        return [data for data in found if data is not None]

@@ -1,0 +1,238 @@
+"""The manifest: one row a picture, wherever its bytes lie.
+
+A data set is a folder or bucket prefix that holds `dataset.json`, `manifest.parquet` and, as a
+rule, the pictures. In a process the manifest is an Arrow file on this machine's disk, mapped into
+memory, so that workers share its pages and a million rows cost each of them next to nothing.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dogbreed import storage
+from dogbreed.errors import BadInput
+from dogbreed.storage import Range
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test", "unlabelled")
+DATASET_FILE = "dataset.json"
+MANIFEST_FILE = "manifest.parquet"
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),  # relative to the data set's folder, or absolute
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.int32()),  # index into dataset.json's classes; -1 without a label
+        ("split", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("digest", pa.string()),  # SHA-256 of the bytes, hex
+        ("group", pa.string()),  # duplicates share a group, and a group lies in one split
+    ]
+)
+_CHUNK = 131_072  # rows converted at once
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One picture; the fields are those of `SCHEMA`."""
+
+    id: str
+    uri: str
+    offset: int
+    size: int
+    label: int
+    split: str
+    width: int
+    height: int
+    digest: str
+    group: str
+
+
+def version_of(table: pa.Table, classes: Sequence[str]) -> str:
+    """The version of the data: SHA-256 in hex over ids, contents, labels and splits.
+
+    Where the bytes lie (loose, packed, in which bucket) does not change it.
+
+    Args:
+        table: of `SCHEMA`, sorted by id.
+        classes: the class names that the labels point to.
+    """
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for batch in table.select(["id", "digest", "label", "split"]).to_batches(_CHUNK):
+        for column in batch.columns:
+            digest.update("\n".join(map(str, column.to_pylist())).encode())
+    return digest.hexdigest()
+
+
+def save(
+    root: str, rows: Sequence[Row], *, classes: Sequence[dict[str, Any]], **about: Any
+) -> dict[str, Any]:
+    """Write `manifest.parquet`, then `dataset.json`, into `root`.
+
+    Args:
+        root: the data set's URL.
+        rows: any order; they are sorted by id.
+        classes: for each class at least its `name`.
+        about: what else `dataset.json` says (name, source, ...).
+
+    Returns:
+        What `dataset.json` holds.
+    """
+    ordered = sorted(rows, key=lambda row: row.id)
+    table = pa.table(
+        {field.name: [getattr(row, field.name) for row in ordered] for field in SCHEMA}, SCHEMA
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=_CHUNK, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    names = [entry["name"] for entry in classes]
+    counts: dict[str, dict[str, int]] = {}
+    for row in ordered:
+        label = names[row.label] if row.label >= 0 else ""
+        of_split = counts.setdefault(row.split, {})
+        of_split[label] = of_split.get(label, 0) + 1
+    dataset = {
+        "schema": SCHEMA_VERSION,
+        "name": about.pop("name"),
+        "version": version_of(table, names),
+        **about,
+        "manifest": {"sha256": storage.digest_of(data), "rows": len(ordered)},
+        "counts": {split: counts[split] for split in SPLITS if split in counts},
+        "classes": list(classes),
+    }
+    storage.write(storage.join(root, MANIFEST_FILE), data)
+    storage.write_json(storage.join(root, DATASET_FILE), dataset)
+    return dataset
+
+
+def cache_home() -> Path:
+    """The project's folder for what can be made or fetched again: `$XDG_CACHE_HOME/dogbreed`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """An opened data set. Small to pickle: the rows stay in the mapped file."""
+
+    root: str
+    dataset: dict[str, Any]
+    path: Path
+
+    @classmethod
+    def open(cls, root: str) -> "Manifest":
+        """Read `dataset.json`, and bring the manifest to this machine unless it is there already.
+
+        Raises:
+            BadInput: no data set there, one from a newer version, or a damaged manifest.
+        """
+        root = storage.normal(root)
+        try:
+            dataset = storage.read_json(storage.join(root, DATASET_FILE))
+        except storage.StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                hint = "make one with: dogbreed prepare --source folder --path PICTURES --out URL"
+                raise BadInput(
+                    f"{root}: no data set here ({DATASET_FILE} is missing); {hint}"
+                ) from error
+            raise
+        if dataset["schema"] > SCHEMA_VERSION:
+            raise BadInput(
+                f"{root}: the manifest has schema {dataset['schema']}, this dogbreed reads up to"
+                f" {SCHEMA_VERSION}; upgrade dogbreed"
+            )
+        digest = dataset["manifest"]["sha256"]
+        path = cache_home() / "manifests" / f"{digest}.v{SCHEMA_VERSION}.arrow"
+        if not path.exists():
+            _bring(storage.join(root, MANIFEST_FILE), digest, path)
+        return cls(root, dataset, path)
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """The rows, mapped; columns of `SCHEMA`, `split` as an index into `SPLITS`."""
+        return pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "dataset": self.dataset, "path": self.path}
+
+    def __len__(self) -> int:
+        return int(self.dataset["manifest"]["rows"])
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return str(self.dataset["name"])
+
+    @property
+    def version(self) -> str:
+        """The version of the data, see `version_of`."""
+        return str(self.dataset["version"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a row's label is an index into them."""
+        return [entry["name"] for entry in self.dataset["classes"]]
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of numbers: (n,), in the manifest's order."""
+        values: np.ndarray = self.table.column(name).to_numpy()
+        return values
+
+    def rows_of(self, split: str) -> np.ndarray:
+        """Rows of a split: int64, (k,), ascending, which is the order of the ids.
+
+        Raises:
+            BadInput: the data set has no such split.
+        """
+        rows = np.flatnonzero(self.column("split") == SPLITS.index(split))
+        if len(rows) == 0:
+            there = ", ".join(self.dataset["counts"])
+            raise BadInput(f"{self.root}: no pictures in split {split!r}; there are: {there}")
+        return rows
+
+    def files_of(self, rows: np.ndarray) -> np.ndarray:
+        """For each row a number that says in which file its bytes lie: int64, (k,)."""
+        uris = self.table.column("uri").take(pa.array(rows)).combine_chunks()
+        return np.asarray(uris.dictionary_encode().indices, dtype=np.int64)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """Rows as dictionaries, in the order asked for."""
+        taken: list[dict[str, Any]] = self.table.take(pa.array(rows, pa.int64())).to_pylist()
+        return taken
+
+    def ranges(self, rows: Sequence[dict[str, Any]]) -> list[Range]:
+        """Where the bytes of these rows lie."""
+        return [
+            Range(storage.join(self.root, r["uri"]), r["offset"], r["size"], r["digest"])
+            for r in rows
+        ]
+
+
+def _bring(url: str, digest: str, path: Path) -> None:
+    """Fetch a manifest, check it, and write it as an Arrow file, atomically."""
+    data = storage.read(url)
+    if storage.digest_of(data) != digest:
+        raise BadInput(
+            f"{url}: its content differs from what {DATASET_FILE} says; prepare it again"
+        )
+    schema = SCHEMA.set(SCHEMA.get_field_index("split"), pa.field("split", pa.int8()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(_CHUNK):
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            columns["split"] = pc.index_in(columns["split"], pa.array(SPLITS)).cast("int8")
+            writer.write_batch(pa.record_batch([columns[name] for name in schema.names], schema))
+    os.replace(part, path)

@@ -1,0 +1,88 @@
+"""Augmentation: geometry at decode, light and colour on the device, each drawn per picture.
+
+All draws come from (seed, epoch, id), so an epoch repeats exactly, whatever the number of workers
+or the batch it is resumed with.
+"""
+
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dogbreed.images import Box
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Strengths of the random changes of a training picture.
+
+    Args:
+        scale: smallest share of the picture's area that a random crop keeps (1 keeps it all).
+        ratio: widest aspect ratio of a crop before it is squeezed to a square.
+        flip: probability of a horizontal flip.
+        brightness: factors are drawn from 1 - x to 1 + x; 0 is off.
+        contrast: likewise, around the picture's mean grey.
+        saturation: likewise, around the picture's grey version.
+    """
+
+    scale: float = 0.35
+    ratio: float = 4 / 3
+    flip: float = 0.5
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+
+
+def draws(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
+    """The random numbers of one picture in one epoch."""
+    key = int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "big")
+    return np.random.default_rng([seed, epoch, key])
+
+
+def random_box(rng: np.random.Generator, width: int, height: int, augment: Augment) -> Box:
+    """A crop of random area and aspect ratio inside the picture (Szegedy et al. 2014, section 6).
+
+    Ten tries, as in torchvision; then the largest centred crop within the ratio's bounds.
+    """
+    bound = math.log(augment.ratio)
+    for _ in range(10):
+        area = width * height * rng.uniform(augment.scale, 1)
+        ratio = math.exp(rng.uniform(-bound, bound))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return left, top, left + w, top + h
+    w, h = min(width, height * augment.ratio), min(height, width * augment.ratio)
+    left, top = (width - w) / 2, (height - h) / 2
+    return left, top, left + w, top + h
+
+
+def light(rng: np.random.Generator, augment: Augment) -> np.ndarray:
+    """Factors of brightness, contrast and saturation: float32, (3,)."""
+    spread = np.array([augment.brightness, augment.contrast, augment.saturation])
+    return (1 + spread * rng.uniform(-1, 1, 3)).astype(np.float32)
+
+
+def relight(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation, each picture by its own factors.
+
+    torchvision's v2 transforms draw once for a batched tensor, which would give every picture of
+    the batch the same light.
+
+    Args:
+        images: uint8, (B, 3, H, W).
+        factors: float32, (B, 3), as drawn by `light`.
+
+    Returns:
+        uint8, (B, 3, H, W), in the memory format of `images`.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    weights = images.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)  # ITU-R BT.601
+    pixels = images.float() * brightness
+    grey = (pixels * weights[:, None, None]).sum(1, keepdim=True)
+    pixels = grey.mean((2, 3), keepdim=True).lerp(pixels, contrast)
+    grey = (pixels * weights[:, None, None]).sum(1, keepdim=True)
+    return grey.lerp(pixels, saturation).round_().clamp_(0, 255).to(torch.uint8)

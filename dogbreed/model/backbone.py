@@ -1,0 +1,113 @@
+"""The network: normalisation, a timm body and its head in one module."""
+
+import dataclasses
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from dogbreed.errors import BadInput, nearest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a backbone's weights expect of pictures, from timm's data config.
+
+    Args:
+        size: side of the square input in pixels.
+        crop: side of the centred crop over the picture's shorter side.
+        mean: of each channel, for pixels from 0 to 1.
+        std: likewise.
+    """
+
+    size: int
+    crop: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def preprocessing(backbone: str) -> Preprocessing:
+    """Timm's data config of a backbone.
+
+    Raises:
+        BadInput: timm has no such model; names the nearest.
+    """
+    if not timm.is_model(backbone):
+        name = backbone.split(".", maxsplit=1)[0]
+        raise BadInput(f"timm has no model {backbone!r}{nearest(name, timm.list_models())}")
+    config = timm.data.resolve_data_config(
+        pretrained_cfg=timm.get_pretrained_cfg(backbone).to_dict(), verbose=False
+    )
+    return Preprocessing(
+        config["input_size"][-1], config["crop_pct"], config["mean"], config["std"]
+    )
+
+
+class Network(nn.Module):
+    """uint8 pictures in, logits out.
+
+    Args:
+        backbone: timm's name of the model.
+        classes: number of classes.
+        drop_rate: dropout before the classifier.
+        frozen: keep all but the classifier as they are, BatchNorm's statistics included.
+
+    Raises:
+        BadInput: timm has no such model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: str, classes: int, *, drop_rate: float = 0.0, frozen: bool = False
+    ) -> None:
+        super().__init__()
+        expects = preprocessing(backbone)
+        self.body = timm.create_model(backbone, pretrained=False, num_classes=classes)
+        self.drop = nn.Dropout(drop_rate)
+        self.frozen = frozen
+        for name, value in (("mean", expects.mean), ("std", expects.std)):
+            self.register_buffer(name, 255 * torch.tensor(value).view(3, 1, 1), persistent=False)
+        if frozen:
+            self.body.requires_grad_(False)
+            self.head.requires_grad_(True)
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier: the only part that training from other weights starts anew."""
+        head: nn.Module = self.body.get_classifier()
+        return head
+
+    @property
+    def head_name(self) -> str:
+        """The classifier's name within `body`."""
+        names = (name for name, module in self.body.named_modules() if module is self.head)
+        return str(next(names))
+
+    def train(self, mode: bool = True) -> "Network":
+        """As usual, but a frozen body stays in evaluation, so that its BatchNorm stays still."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features before the classifier.
+
+        Args:
+            images: uint8, (B, 3, H, W).
+
+        Returns:
+            float, (B, D).
+        """
+        pixels = (images.float() - self.mean) / self.std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.body.forward_features(pixels)
+            embedding: Tensor = self.body.forward_head(features, pre_logits=True)
+        return embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
+        logits: Tensor = self.head(self.drop(self.embed(images)))
+        return logits

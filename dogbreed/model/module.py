@@ -1,0 +1,202 @@
+"""The LightningModule: one network, trained and scored."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from dogbreed.data.datamodule import data_of
+from dogbreed.data.dataset import Batch
+from dogbreed.errors import BadInput
+from dogbreed.model.backbone import Network
+from dogbreed.model.metrics import Scores, masked_cross_entropy
+from dogbreed.model.optim import learning_rate_scale, parameter_groups
+from dogbreed.model.weights import load_weights
+
+
+class DogModule(LightningModule):
+    """Fine-tunes a timm backbone.
+
+    Args:
+        class_names: the classes, in the order of the logits; from the data.
+        backbone: timm's name of the model.
+        weights: first weights: `auto` (ImageNet's; random on the embedded sample if the Hub is
+            out of reach), `imagenet`, `none`, a .safetensors file or URL in timm's names, or a run.
+        freeze: `backbone` trains the classifier alone.
+        lr: highest learning rate of the classifier.
+        backbone_lr: highest learning rate of the rest; none: that of the classifier.
+        weight_decay: of AdamW, on matrices and kernels.
+        warmup: share of the run's samples over which the rate rises; a cosine to zero follows.
+        label_smoothing: of the training loss.
+        drop_rate: dropout before the classifier.
+        channels_last: memory format of the kernels; faster for convolutions nearly everywhere.
+
+    Raises:
+        BadInput: timm has no such model.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        backbone: str = "mobilenetv3_large_100",
+        weights: str = "auto",
+        freeze: Literal["none", "backbone"] = "none",
+        lr: float = 1e-3,
+        backbone_lr: float | None = None,
+        weight_decay: float = 0.02,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.1,
+        drop_rate: float = 0.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.class_names, self.backbone, self.weights = class_names, backbone, weights
+        self.network = Network(
+            backbone, len(class_names), drop_rate=drop_rate, frozen=freeze == "backbone"
+        )
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.lr, self.backbone_lr = lr, lr if backbone_lr is None else backbone_lr
+        self.weight_decay, self.warmup, self.label_smoothing = weight_decay, warmup, label_smoothing
+        self.samples_seen = 0
+        self.weights_used = ""
+        self.random_weights_allowed = False  # the embedded sample allows them
+        self.scores = Scores(len(class_names))
+        self.results: dict[str, dict[str, float]] = {}
+        # In the checkpoint, so that a resumed epoch reports the mean over all of it.
+        self.train_loss, self.train_top1, self.val_loss = MeanMetric(), MeanMetric(), MeanMetric()
+        self.train_loss.persistent(True)
+        self.train_top1.persistent(True)
+        self.skipped_in_epoch = 0
+
+    def setup(self, stage: str) -> None:
+        """Load the first weights, before a fit that does not resume."""
+        if stage == "fit" and not self.trainer.ckpt_path and not self.weights_used:
+            self.weights_used = load_weights(
+                self.network,
+                self.backbone,
+                self.weights,
+                self.class_names,
+                random_allowed=self.random_weights_allowed,
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    # Training
+
+    @property
+    def total_samples(self) -> int:
+        """Samples of the whole run, which the learning rate is spread over."""
+        trainer, data = self.trainer, data_of(self.trainer)
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            return int(trainer.max_epochs * data.train_size)
+        if trainer.max_steps > 0:
+            batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+            return int(trainer.max_steps * batch)
+        raise BadInput("set --trainer.max_epochs or --trainer.max_steps: the rate needs an end")
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with named groups; its rate follows the samples seen."""
+        groups = parameter_groups(
+            self.network, lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay
+        )
+        optimizer = torch.optim.AdamW(groups)
+        total = self.total_samples
+
+        def scale(_: int) -> float:
+            return learning_rate_scale(self.samples_seen, warmup=self.warmup, total=total)
+
+        schedule = {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's means, unless it is resumed in its middle."""
+        if self.samples_seen % data_of(self.trainer).train_size == 0:
+            self.train_loss.reset()
+            self.train_top1.reset()
+        self.skipped_in_epoch = 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        labels, valid = batch["label"], batch["valid"]
+        logits = self(batch["image"])
+        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
+        self.samples_seen = batch["samples_seen"]
+        n = int(valid.sum())
+        self.train_loss.update(loss.detach(), n)
+        self.train_top1.update((logits.detach().argmax(1) == labels)[valid].float())
+        self.log("train/loss_step", loss, prog_bar=True, batch_size=n)
+        self.log("samples_seen", float(self.samples_seen), batch_size=n)
+        self._count_skipped(batch)
+        return loss
+
+    def _count_skipped(self, batch: Batch) -> None:
+        for problem in batch["skipped"]:
+            self.print(f"skipped: {problem}")
+        self.skipped_in_epoch += len(batch["skipped"])
+        limit = data_of(self.trainer).max_skipped
+        if self.skipped_in_epoch > limit:
+            raise BadInput(
+                f"{self.skipped_in_epoch} pictures of this epoch could not be read, more than"
+                f" --data.max_skipped {limit}; the last: {batch['skipped'][-1]}"
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        self.log_dict({f"train/{name}": value for name, value in self.train_results().items()})
+
+    def train_results(self) -> dict[str, float]:
+        """Means over the epoch so far: `loss` (with label smoothing) and `top1`."""
+        return {"loss": float(self.train_loss.compute()), "top1": float(self.train_top1.compute())}
+
+    # Evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new count."""
+        self.scores.reset()
+        self.val_loss.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch."""
+        logits, labels, valid = self(batch["image"]), batch["label"], batch["valid"]
+        self.scores.update(logits, labels, valid)
+        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
+        self.val_loss.update(loss, int(valid.sum()))
+        self._count_skipped(batch)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Report split `val`."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Report split `test`."""
+        self._report("test")
+
+    def _report(self, split: str) -> None:
+        self.results[split] = self.scores.compute()
+        logged = {f"{split}/{name}": value for name, value in self.results[split].items()}
+        logged[f"{split}/loss"] = float(self.val_loss.compute())
+        logged.pop(f"{split}/n")
+        self.log_dict(logged, prog_bar=True)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how far the run is, and where its first weights came from."""
+        checkpoint["samples_seen"] = self.samples_seen
+        checkpoint["weights_used"] = self.weights_used
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.samples_seen = checkpoint["samples_seen"]
+        self.weights_used = checkpoint["weights_used"]

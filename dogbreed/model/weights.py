@@ -1,0 +1,121 @@
+"""Where a network's first weights come from."""
+
+import os
+import socket
+import urllib.parse
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from dogbreed import package, storage
+from dogbreed.errors import BadInput
+from dogbreed.model.backbone import Network
+
+PROBE_SECONDS = 3.0
+
+
+def hub_reachable() -> bool:
+    """Whether the Hugging Face Hub (`$HF_ENDPOINT`) takes a connection, asked once, at most 3 s.
+
+    timm would retry for 46 s before it said no. A cached model needs no Hub, but then
+    `$HF_HUB_OFFLINE` says so.
+    """
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return True
+    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = url.port or (80 if url.scheme == "http" else 443)
+    try:
+        with socket.create_connection((url.hostname or "", port), timeout=PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def load_weights(
+    network: Network,
+    backbone: str,
+    weights: str,
+    class_names: list[str],
+    *,
+    random_allowed: bool = False,
+) -> str:
+    """Fill `network` with its first weights.
+
+    Args:
+        network: of this backbone; its head keeps its random start unless the weights are those of
+            a run with the same classes.
+        backbone: timm's name.
+        weights: `auto`, `imagenet`, `none`, a .safetensors file in timm's names, or a run.
+        class_names: the classes of the head.
+        random_allowed: whether `auto` may fall back to random weights when there is no Hub.
+
+    Returns:
+        One line that says what was really used.
+
+    Raises:
+        BadInput: the weights cannot be had, or are those of another model.
+    """
+    if weights == "none":
+        return "none (random)"
+    if weights in {"auto", "imagenet"}:
+        if weights == "auto" and not timm.get_pretrained_cfg(backbone).has_weights:
+            return "none (random): timm has no pretrained weights of this backbone"
+        if hub_reachable():
+            _fill(network, _from_hub(backbone), weights)
+            return f"imagenet: {timm.get_pretrained_cfg(backbone).hf_hub_id or backbone}"
+        if weights == "auto" and random_allowed:
+            return "none (random): the Hugging Face Hub cannot be reached"
+        raise BadInput(
+            f"--model.weights {weights}: the Hugging Face Hub cannot be reached; give a"
+            " .safetensors file or a run, or pass --model.weights none to start from random weights"
+        )
+    if weights.endswith(".safetensors"):
+        try:
+            state = load_safetensors(storage.read(weights))
+        except SafetensorError as error:
+            raise BadInput(f"{weights}: not a safetensors file ({error})") from None
+        _fill(network, state, weights)
+        return f"file: {weights} (SHA-256 {storage.digest_of(storage.read(weights))[:12]})"
+    source = package.read(storage.join(weights, package.FOLDER))
+    if source.model["backbone"] != backbone:
+        raise BadInput(
+            f"--model.weights {weights}: that run's model is {source.model['backbone']},"
+            f" not {backbone}"
+        )
+    same_classes = [entry["name"] for entry in source.model["classes"]] == class_names
+    _fill(network, load_safetensors(source.weights()), weights, keep_head=same_classes)
+    return (
+        f"run: {weights} ({source.model['pretraining']}), head {'kept' if same_classes else 'new'}"
+    )
+
+
+def _from_hub(backbone: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
+    return state
+
+
+def _fill(
+    network: Network, state: dict[str, Tensor], source: str, *, keep_head: bool = False
+) -> None:
+    """Load a timm state dict, all of it but the head.
+
+    Raises:
+        BadInput: names or shapes differ: the weights are those of another model.
+    """
+    own = network.body.state_dict()
+
+    def loaded(name: str) -> bool:
+        return keep_head or not name.startswith(f"{network.head_name}.")
+
+    wanted, given = set(filter(loaded, own)), set(filter(loaded, state))
+    wrong = sorted(wanted ^ given) or sorted(
+        name for name in wanted if own[name].shape != state[name].shape
+    )
+    if wrong:
+        raise BadInput(
+            f"--model.weights {source}: weights of another model: {len(wrong)} of"
+            f" {len(wanted)} tensors don't fit, first {wrong[0]!r}"
+        )
+    network.body.load_state_dict({name: state[name] for name in wanted}, strict=False)

@@ -1,0 +1,98 @@
+"""The model package: all that serving, prediction and export need, and nothing that can execute.
+
+A folder `model/` in a run, local or in a bucket: `model.json` (what the model is and how pictures
+must reach it), `weights.safetensors` (timm's own names) and `README.md` (the model card).
+Needs no torch.
+"""
+
+import dataclasses
+from typing import Any
+
+from dogbreed import storage
+from dogbreed.errors import BadInput
+
+SCHEMA_VERSION = 1
+FOLDER = "model"
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+CARD_FILE = "README.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A package's description, and where it lies."""
+
+    url: str
+    model: dict[str, Any]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of the logits."""
+        return [entry["name"] for entry in self.model["classes"]]
+
+    def weights(self) -> bytes:
+        """The bytes of `weights.safetensors`.
+
+        Raises:
+            BadInput: they are missing, or not those that `model.json` describes.
+        """
+        url = storage.join(self.url, WEIGHTS_FILE)
+        data = storage.read(url)
+        if storage.digest_of(data) != self.model["weights_sha256"]:
+            raise BadInput(f"{url}: not the weights that {MODEL_FILE} describes; export them again")
+        return data
+
+
+def write(url: str, model: dict[str, Any], weights: bytes) -> None:
+    """Write a package; `model.json` comes last, so that its presence means a complete package.
+
+    Args:
+        url: the package's folder.
+        model: what `model.json` says; see `callbacks.history` for the fields.
+        weights: a safetensors file's bytes.
+    """
+    model = {"schema": SCHEMA_VERSION, **model, "weights_sha256": storage.digest_of(weights)}
+    storage.write(storage.join(url, WEIGHTS_FILE), weights)
+    storage.write(storage.join(url, CARD_FILE), _card(model).encode())
+    storage.write_json(storage.join(url, MODEL_FILE), model)
+
+
+def read(url: str) -> Package:
+    """Open a package.
+
+    Raises:
+        BadInput: there is none, or one from a newer version.
+    """
+    try:
+        model = storage.read_json(storage.join(url, MODEL_FILE))
+    except storage.StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise BadInput(
+                f"{url}: no model package here; `dogbreed fit` writes it when it ends"
+            ) from error
+        raise
+    if model["schema"] > SCHEMA_VERSION:
+        raise BadInput(
+            f"{url}: the package has schema {model['schema']}, this dogbreed reads up to"
+            f" {SCHEMA_VERSION}; upgrade dogbreed"
+        )
+    return Package(url, model)
+
+
+def _card(model: dict[str, Any]) -> str:
+    """The model card, in the Hub's format."""
+    data, val = model["data"], model["metrics"]["val"]
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in val.items())
+    return f"""---
+library_name: timm
+tags: [image-classification, dogbreed]
+---
+# {model["run"]}: {model["backbone"]} for {len(model["classes"])} breeds
+
+- Trained on: {data["name"]}, version {data["version"][:12]}
+- First weights: {model["pretraining"]}
+- Input: {model["preprocessing"]["size"]} x {model["preprocessing"]["size"]} pixels, uint8 RGB
+- Validation: {scores}
+
+`{MODEL_FILE}` holds the rest. Figures hold for pictures like those of this data set.
+"""

@@ -1,0 +1,39 @@
+"""What the parsers of all verbs have in common: errors of one line that name the right option."""
+
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from dogbreed.errors import BadInput, nearest
+
+_UNKNOWN = (
+    re.compile(r"[Uu]nrecognized arguments?: +(--)?(?P<name>[\w.]+)"),
+    re.compile(r"[Kk]ey ['\"]?(?P<name>[\w.]+)['\"]? is not expected"),
+    re.compile(r"[Oo]ption ['\"]?(?P<name>[\w.]+)['\"]? is not accepted"),
+    re.compile(r"[Nn]o action for (destination )?key ['\"](?P<name>[\w.]+)['\"]"),
+)
+
+
+class OneLineErrors:
+    """A mixin for parsers: raises `BadInput` where argparse would print its usage and exit."""
+
+    def error(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line, with the nearest right name for an unknown one.
+
+        Raises:
+            BadInput: always.
+        """
+        line = " ".join(message.split())
+        known = list(self.get_defaults(skip_validation=True).keys())
+        for pattern in _UNKNOWN:
+            if found := pattern.search(line):
+                name = found["name"]
+                last = {key.rsplit(".", 1)[-1]: key for key in known}
+                guess = nearest(name, known) or nearest(name.rsplit(".", 1)[-1], last)
+                raise BadInput(f"unknown option {name!r}{guess}") from None
+        raise BadInput(line[:400]) from None
+
+
+class Parser(OneLineErrors, ArgumentParser):
+    """Parses a function's arguments."""
