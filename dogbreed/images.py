@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# MPO is what many phones write into a .jpg: a JPEG with further pictures behind it.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+# "JPEG" also opens MPO, a JPEG with further pictures behind it, which many phones write.
+FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_000_000  # just below where Pillow itself suspects a decompression bomb
@@ -54,7 +54,7 @@ def open_image(data: bytes) -> Image.Image:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height in pixels once the EXIF orientation is applied."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
     return (image.height, image.width) if turned else (image.width, image.height)
 
 

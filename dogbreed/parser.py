@@ -11,12 +11,17 @@ _UNKNOWN = (
     re.compile(r"[Uu]nrecognized arguments?: +(--)?(?P<name>[\w.]+)"),
     re.compile(r"[Kk]ey ['\"]?(?P<name>[\w.]+)['\"]? is not expected"),
     re.compile(r"[Oo]ption ['\"]?(?P<name>[\w.]+)['\"]? is not accepted"),
+    re.compile(r"[Gg]roup '(?P<group>[\w.]+)' does not accept option '(?P<name>[\w.]+)'"),
     re.compile(r"[Nn]o action for (destination )?key ['\"](?P<name>[\w.]+)['\"]"),
 )
 
 
 class OneLineErrors:
     """A mixin for parsers: raises `BadInput` where argparse would print its usage and exit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviation is a typo that happens to work, until an option is added.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, with the nearest right name for an unknown one.
@@ -28,7 +33,8 @@ class OneLineErrors:
         known = list(self.get_defaults(skip_validation=True).keys())
         for pattern in _UNKNOWN:
             if found := pattern.search(line):
-                name = found["name"]
+                group = found.groupdict().get("group")
+                name = f"{group}.{found['name']}" if group else found["name"]
                 last = {key.rsplit(".", 1)[-1]: key for key in known}
                 guess = nearest(name, known) or nearest(name.rsplit(".", 1)[-1], last)
                 raise BadInput(f"unknown option {name!r}{guess}") from None

@@ -209,6 +209,8 @@ def _quiet() -> None:
     """Lightning's remarks on hardware and tips; what a run uses stands in its first lines."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A frozen body is in evaluation on purpose.
+    warnings.filterwarnings("ignore", message=".*module.* in eval mode at the start of training")
     # Lightning 2.6 with torch 2.9 and newer; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 

@@ -7,16 +7,28 @@ import os
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # fsspec reads this when it is imported: tests never look for credentials, nor use the real ones.
 os.environ["FSSPEC_GS_TOKEN"] = "anon"
+# Lightning 2.6 calls jsonargparse by names that this one is about to drop (pytorch-lightning#21900).
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 import asyncio
+import io
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import fsspec.asyn
 import gcsfs
+import hypothesis
+import numpy as np
 import pytest
+from PIL import Image
 
+from dogbreed.data import prepare, sample
 from tests.doubles.gcs import FakeGCS
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def forget_gcsfs() -> None:
@@ -58,3 +70,46 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let gcsfs repeat a request without its pauses of 1 to 32 seconds."""
     pause = asyncio.sleep
     monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda _: pause(0)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the tests a cache folder of their own in place of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+def picture_file(
+    width: int = 64, height: int = 48, seed: int = 0, format: str = "JPEG", **options: Any
+) -> bytes:
+    """Encode smooth colours that follow from `seed`: a picture of which no two parts are equal."""
+    file = io.BytesIO()
+    smooth_picture(width, height, seed).save(file, format, **options)
+    return file.getvalue()
+
+
+def smooth_picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
+    """Draw what `picture_file` encodes."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with 4 class folders of 12 drawn dogs; for reading only."""
+    folder = tmp_path_factory.mktemp("tiny") / "dogs"
+    for breed, name in enumerate(sample.BREEDS[:4]):
+        (folder / name).mkdir(parents=True)
+        for k in range(12):
+            (folder / name / f"{k:02d}.jpg").write_bytes(sample.jpeg(breed, k))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_folder: Path) -> str:
+    """Prepare `tiny_folder` into a data set with all three splits; for reading only."""
+    out = str(tiny_folder.parent / "prepared")
+    prepare.prepare("folder", out, str(tiny_folder), name="tiny", splits="0.5,0.25,0.25")
+    return out

@@ -128,6 +128,9 @@ def place_loops(
     loops = checkpoint["loops"]["fit_loop"]
     for part in ("total", "current"):
         _set(loops["epoch_progress"][part], epoch)
+        # An epoch that is ready but not started: the one form in which Lightning keeps the
+        # counter of batches and yet calls the hooks of an epoch's start.
+        loops["epoch_progress"][part]["ready"] += consumed > 0
         _set(loops["epoch_loop.val_loop.batch_progress"][part], 0)
     batches = loops["epoch_loop.batch_progress"]
     # `completed` one behind: as after a step's last hook, where Lightning counts on by itself.

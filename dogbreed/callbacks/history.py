@@ -36,14 +36,13 @@ class History(Callback):
         self.rows: list[dict[str, Any]] = []
         self._since, self._samples = 0.0, 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the rows of a resumed run, up to where its checkpoint stands."""
         assert isinstance(pl_module, DogModule)
         path = self.run.path(HISTORY_FILE)
         if trainer.is_global_zero and trainer.ckpt_path and storage.exists(path):
             rows = csv.DictReader(io.StringIO(storage.read(path).decode()))
             self.rows = [r for r in rows if int(r["samples_seen"]) <= pl_module.samples_seen]
-        self._since, self._samples = time.monotonic(), pl_module.samples_seen
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

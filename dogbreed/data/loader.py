@@ -93,6 +93,13 @@ class EpochLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / (self.batch_size * self.world_size))
 
+    def state_dict(self) -> dict[str, int]:
+        """Tells Lightning that this loader resumes; where, follows from `samples_seen`."""
+        return {"samples_seen": self.samples_seen()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to do: `samples_seen` is asked anew."""
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, consumed = divmod(self.samples_seen(), len(self.rows))
         order = self.rows

@@ -71,7 +71,8 @@ def version_of(table: pa.Table, classes: Sequence[str]) -> str:
         classes: the class names that the labels point to.
     """
     digest = hashlib.sha256("\n".join(classes).encode())
-    for batch in table.select(["id", "digest", "label", "split"]).to_batches(_CHUNK):
+    columns = table.select(["id", "digest", "label", "split"]).combine_chunks()
+    for batch in columns.to_batches(_CHUNK):
         for column in batch.columns:
             digest.update("\n".join(map(str, column.to_pylist())).encode())
     return digest.hexdigest()

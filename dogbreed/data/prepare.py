@@ -51,7 +51,7 @@ def prepare(
     out: str | None = None,
     path: str | None = None,
     name: str | None = None,
-    splits: Splits = (0.8, 0.1, 0.1),
+    splits: str = "0.8,0.1,0.1",
     seed: int = 0,
     per_class: int = sample.PER_CLASS,
 ) -> None:
@@ -66,7 +66,7 @@ def prepare(
         out: where the data set goes: a folder or any fsspec URL such as gs://my-bucket/dogs.
         path: the folder, or fsspec URL, with one folder per breed.
         name: the data set's name in reports; by default that of the last folder of --path.
-        splits: shares of train, val and test.
+        splits: shares of train, val and test, with commas between.
         seed: of the splits, and of the drawing with `sample`.
         per_class: pictures a breed with `sample`.
     """
@@ -74,6 +74,7 @@ def prepare(
         raise BadInput(
             "--out is missing: say where the data set goes, e.g. --out gs://my-bucket/dogs"
         )
+    shares = _shares(splits)
     if source == "folder":
         if path is None:
             raise BadInput("--source folder needs --path, the folder with one folder per breed")
@@ -82,7 +83,7 @@ def prepare(
     else:
         pictures, total = _from_sample(per_class, seed), per_class * len(sample.BREEDS)
         name = name or "synthetic-breeds"
-    dataset = build(pictures, total, out, name=name, source=source, splits=splits, seed=seed)
+    dataset = build(pictures, total, out, name=name, source=source, splits=shares, seed=seed)
     counts = {split: sum(of.values()) for split, of in dataset.dataset["counts"].items()}
     print(f"{dataset.name}: {len(dataset):,} pictures of {len(dataset.classes)} breeds {counts}")
     print(f"version {dataset.version[:12]} in {dataset.root}, a look at it: {SHEET_FILE}")
@@ -131,8 +132,6 @@ def build(
         BadInput: nothing to prepare, a breed with too few pictures, or `out` holds a data set.
     """
     out = storage.normal(out)
-    if min(splits) < 0 or not 0.999 < sum(splits) < 1.001:
-        raise BadInput(f"--splits {list(splits)}: shares of train, val and test must add up to 1")
     if storage.exists(storage.join(out, manifest.DATASET_FILE)):
         raise BadInput(f"{out}: there is a data set already; choose another --out")
     rows: list[tuple[Row, str]] = []  # a row, and its breed
@@ -176,6 +175,21 @@ def build(
     dataset = Manifest.open(out)
     storage.write(storage.join(out, SHEET_FILE), contact_sheet(dataset))
     return dataset
+
+
+def _shares(splits: str) -> Splits:
+    """`0.8,0.1,0.1` as numbers.
+
+    Raises:
+        BadInput: not three shares that add up to 1.
+    """
+    try:
+        train, val, test = (float(share) for share in splits.strip("[]()").split(","))
+    except ValueError:
+        raise BadInput(f"--splits {splits}: say three numbers, such as 0.8,0.1,0.1") from None
+    if min(train, val, test) < 0 or abs(train + val + test - 1) > 1e-3:
+        raise BadInput(f"--splits {splits}: shares of train, val and test must add up to 1")
+    return train, val, test
 
 
 def _labelled(row: Row, label: int) -> Row:

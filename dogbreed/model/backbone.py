@@ -72,6 +72,7 @@ class Network(nn.Module):
         if frozen:
             self.body.requires_grad_(False)
             self.head.requires_grad_(True)
+            self.train()  # Lightning keeps the modes that it finds, and calls train() never
 
     @property
     def head(self) -> nn.Module:

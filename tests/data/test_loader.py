@@ -1,0 +1,191 @@
+"""The loader: an epoch, or what remains of it, with any number of workers and processes."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dogbreed.data.dataset import Batch, PictureDataset
+from dogbreed.data.loader import EpochLoader
+from dogbreed.data.manifest import Manifest
+from dogbreed.data.transforms import Augment
+from dogbreed.errors import BadInput
+
+N = 48
+
+
+def loader(
+    root: str, *, augment: bool = True, skip_bad: bool = False, **options: Any
+) -> EpochLoader:
+    data = Manifest.open(root)
+    pictures = PictureDataset(
+        data,
+        np.arange(len(data.classes)),
+        size=24,
+        crop=1.0,
+        augment=Augment() if augment else None,
+        skip_bad=skip_bad,
+    )
+    standard = {"batch_size": 10, "shuffle": True, "seed": 3, "window": 4}
+    return EpochLoader(pictures, np.arange(N), **standard | options)
+
+
+def seen(batches: list[Batch]) -> list[int]:
+    """Valid rows in the order in which they came."""
+    return [int(row) for batch in batches for row in batch["row"][batch["valid"]]]
+
+
+def by_row(batches: list[Batch]) -> dict[int, torch.Tensor]:
+    return {
+        int(row): image
+        for batch in batches
+        for row, image, valid in zip(batch["row"], batch["image"], batch["valid"], strict=True)
+        if valid
+    }
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert (a["samples_seen"], a["skipped"]) == (b["samples_seen"], b["skipped"])
+        for name in ("image", "label", "valid", "row", "light"):
+            assert torch.equal(a[name], b[name])
+
+
+@pytest.fixture
+def workers(tiny_dataset: str) -> Iterator[Callable[..., EpochLoader]]:
+    """Make loaders with two workers, which end with the test."""
+    made: list[EpochLoader] = []
+
+    def make(root: str = tiny_dataset, **options: Any) -> EpochLoader:
+        made.append(loader(root, workers=2, **options))
+        return made[-1]
+
+    yield make
+    made.clear()
+
+
+class TestEpoch:
+    @pytest.mark.parametrize("batch_size", [1, 7, 10, 48, 100])
+    def test_every_row_comes_exactly_once(self, tiny_dataset: str, batch_size: int) -> None:
+        batches = list(loader(tiny_dataset, batch_size=batch_size))
+        assert sorted(seen(batches)) == list(range(N))
+        assert len(batches) == len(loader(tiny_dataset, batch_size=batch_size))
+        assert batches[-1]["samples_seen"] == N
+
+    def test_without_shuffling_rows_come_in_their_order(self, tiny_dataset: str) -> None:
+        for rows in (np.arange(N), np.array([5, 40, 2])):
+            whole = loader(tiny_dataset, shuffle=False)
+            whole.rows = rows
+            assert seen(list(whole)) == rows.tolist()
+
+    def test_the_epoch_follows_from_the_samples_seen(self, tiny_dataset: str) -> None:
+        at = 0
+        epochs = loader(tiny_dataset, samples_seen=lambda: at)
+        first = list(epochs)
+        again = list(epochs)
+        at = N
+        second = list(epochs)
+        assert_same(first, again)
+        assert sorted(seen(second)) == list(range(N))
+        assert seen(second) != seen(first)
+        assert [batch["samples_seen"] for batch in second] == [58, 68, 78, 88, 96]
+        later, earlier = by_row(second), by_row(first)
+        assert not any(torch.equal(later[row], earlier[row]) for row in range(N))
+
+    def test_samples_seen_are_asked_when_the_first_batch_is_drawn(self, tiny_dataset: str) -> None:
+        at = 0
+        batches = iter(loader(tiny_dataset, samples_seen=lambda: at))
+        at = 40
+        assert [batch["samples_seen"] for batch in batches] == [48]
+
+    def test_another_seed_is_another_order(self, tiny_dataset: str) -> None:
+        assert seen(list(loader(tiny_dataset, seed=4))) != seen(list(loader(tiny_dataset)))
+
+    def test_ranks_share_an_epoch_with_equal_batches(self, tiny_dataset: str) -> None:
+        options: dict[str, Any] = {"batch_size": 5, "world_size": 3}
+        ranks = [loader(tiny_dataset, rank=rank, **options) for rank in range(3)]
+        batches = [list(rank) for rank in ranks]
+        assert sorted(row for rank in batches for row in seen(rank)) == list(range(N))
+        assert {len(rank) for rank in ranks} == {len(rank) for rank in batches} == {4}
+        for step in zip(*batches, strict=True):
+            assert len({batch["image"].shape for batch in step}) == 1
+
+
+class TestResume:
+    @pytest.mark.parametrize("epoch", [0, 2])
+    @pytest.mark.parametrize("done", [10, 30, 47])
+    def test_after_a_stop_exactly_the_rest_comes_as_it_would_have(
+        self, tiny_dataset: str, epoch: int, done: int
+    ) -> None:
+        whole = list(loader(tiny_dataset, samples_seen=lambda: epoch * N))
+        rest = list(loader(tiny_dataset, samples_seen=lambda: epoch * N + done))
+        assert seen(rest) == seen(whole)[done:]
+        assert rest[-1]["samples_seen"] == (epoch + 1) * N
+        before = by_row(whole)
+        assert all(torch.equal(image, before[row]) for row, image in by_row(rest).items())
+
+    def test_another_batch_size_and_more_ranks_see_the_same_rest(self, tiny_dataset: str) -> None:
+        whole = list(loader(tiny_dataset))
+        options: dict[str, Any] = {"batch_size": 4, "world_size": 2, "samples_seen": lambda: 20}
+        rest = [b for rank in range(2) for b in loader(tiny_dataset, rank=rank, **options)]
+        assert sorted(seen(rest)) == sorted(seen(whole)[20:])
+        before = by_row(whole)
+        assert all(torch.equal(image, before[row]) for row, image in by_row(rest).items())
+
+    def test_its_length_stays_that_of_a_whole_epoch(self, tiny_dataset: str) -> None:
+        assert len(loader(tiny_dataset, samples_seen=lambda: 30)) == 5
+
+    def test_after_the_last_sample_the_next_epoch_begins(self, tiny_dataset: str) -> None:
+        assert len(list(loader(tiny_dataset, samples_seen=lambda: N))) == 5
+
+
+class TestWorkers:
+    def test_batches_are_those_without_workers_epoch_after_epoch(
+        self, tiny_dataset: str, workers: Callable[..., EpochLoader]
+    ) -> None:
+        at = 0
+        with_workers = workers(samples_seen=lambda: at)
+        without = loader(tiny_dataset, samples_seen=lambda: at)
+        for at in (0, N, 2 * N + 20):  # noqa: B007 - the loaders ask for it
+            assert_same(list(with_workers), list(without))
+
+    def test_an_epoch_broken_off_does_not_show_in_the_next(
+        self, tiny_dataset: str, workers: Callable[..., EpochLoader]
+    ) -> None:
+        both = workers()
+        first = next(iter(both))
+        assert_same([first], list(loader(tiny_dataset))[:1])
+        assert_same(list(both), list(loader(tiny_dataset)))
+
+    def test_a_skipped_picture_is_reported_from_a_worker(
+        self, tiny_dataset: str, workers: Callable[..., EpochLoader], tmp_path: Path
+    ) -> None:
+        root, name = damaged_copy(tiny_dataset, tmp_path)
+        batches = list(workers(root, skip_bad=True))
+        assert [problem.split(":")[0] for batch in batches for problem in batch["skipped"]] == [
+            name
+        ]
+        assert len(seen(batches)) == N - 1
+
+    @pytest.mark.xfail(strict=True, reason="torch puts the worker's traceback into the message")
+    def test_a_bad_picture_is_the_error_that_names_it(
+        self, tiny_dataset: str, workers: Callable[..., EpochLoader], tmp_path: Path
+    ) -> None:
+        root, name = damaged_copy(tiny_dataset, tmp_path)
+        with pytest.raises(BadInput, match=f"picture {name}: ") as caught:
+            list(workers(root))
+        assert "\n" not in str(caught.value)
+
+
+def damaged_copy(root: str, folder: Path) -> tuple[str, str]:
+    """A copy of a data set with one damaged picture, and the id of that."""
+    copy = folder / "copy"
+    shutil.copytree(root, copy)
+    name = Manifest.open(str(copy)).take([17])[0]["id"]
+    (copy / "pictures" / name).write_bytes(b"damaged")
+    return str(copy), name

@@ -1,0 +1,118 @@
+"""The model package: what was written is read again, and nothing else passes for it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dogbreed import package, storage
+from dogbreed.errors import BadInput
+
+WEIGHTS = bytes(range(256)) * 40
+MODEL: dict[str, Any] = {
+    "run": "brave-beagle",
+    "backbone": "mobilenetv3_large_100",
+    "classes": [{"name": "beagle", "synset": "n02088364"}, {"name": "pug", "synset": "n02110958"}],
+    "preprocessing": {"size": 224, "crop": 0.875},
+    "data": {"name": "dogs", "version": "0123456789abcdef"},
+    "pretraining": "ImageNet-1k",
+    "metrics": {"val": {"accuracy": 0.91234567, "loss": 0.3}},
+}
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the place of a package on each kind of file system."""
+    root = str(tmp_path) if request.param == "disk" else request.getfixturevalue("bucket")
+    return storage.join(root, "run", package.FOLDER)
+
+
+def test_what_was_written_is_read_again(url: str) -> None:
+    package.write(url, MODEL, WEIGHTS)
+    got = package.read(url)
+    assert got.url == url
+    assert got.class_names == ["beagle", "pug"]
+    assert got.weights() == WEIGHTS
+    assert {name: got.model[name] for name in MODEL} == MODEL
+    assert got.model["schema"] == package.SCHEMA_VERSION
+
+
+def test_writing_leaves_the_callers_description_alone(url: str) -> None:
+    before = dict(MODEL)
+    package.write(url, MODEL, WEIGHTS)
+    assert before == MODEL
+
+
+def test_the_description_is_written_last(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = storage.write
+
+    def noted(target: str, data: bytes) -> None:
+        written.append(target.rsplit("/", 1)[-1])
+        write(target, data)
+
+    monkeypatch.setattr(storage, "write", noted)
+    package.write(url, MODEL, WEIGHTS)
+    assert sorted(written) == ["README.md", "model.json", "weights.safetensors"]
+    assert written[-1] == "model.json"
+
+
+def test_the_card_names_model_data_first_weights_and_scores(url: str) -> None:
+    package.write(url, MODEL, WEIGHTS)
+    card = storage.read(storage.join(url, package.CARD_FILE)).decode()
+    assert card.startswith("---\nlibrary_name: timm\n")
+    for words in (
+        "brave-beagle: mobilenetv3_large_100 for 2 breeds",
+        "dogs, version 0123456789ab\n",
+        "First weights: ImageNet-1k",
+        "224 x 224",
+        "accuracy 0.9123, loss 0.3",
+    ):
+        assert words in card
+
+
+def test_a_missing_package_is_an_error_that_says_what_writes_one(url: str) -> None:
+    with pytest.raises(BadInput, match="no model package here; `dogbreed fit` writes it") as caught:
+        package.read(url)
+    assert str(caught.value).startswith(url)
+
+
+def test_a_package_of_a_newer_version_is_an_error_that_says_to_upgrade(url: str) -> None:
+    package.write(url, MODEL, WEIGHTS)
+    path = storage.join(url, package.MODEL_FILE)
+    storage.write_json(path, storage.read_json(path) | {"schema": package.SCHEMA_VERSION + 1})
+    with pytest.raises(BadInput, match="schema 2, this dogbreed reads up to 1; upgrade"):
+        package.read(url)
+
+
+def test_a_damaged_description_is_an_error(url: str) -> None:
+    storage.write(storage.join(url, package.MODEL_FILE), b'{"schema": 1')
+    with pytest.raises(BadInput, match="not valid JSON"):
+        package.read(url)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS[:-1], WEIGHTS + b"x", b"", WEIGHTS[::-1]])
+def test_weights_of_another_package_are_an_error(url: str, weights: bytes) -> None:
+    package.write(url, MODEL, WEIGHTS)
+    storage.write(storage.join(url, package.WEIGHTS_FILE), weights)
+    with pytest.raises(BadInput, match=r"not the weights that model.json describes"):
+        package.read(url).weights()
+
+
+def test_missing_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    package.write(str(tmp_path), MODEL, WEIGHTS)
+    (tmp_path / package.WEIGHTS_FILE).unlink()
+    with pytest.raises(BadInput, match=r"weights.safetensors: no such file"):
+        package.read(str(tmp_path)).weights()
+
+
+def test_reading_needs_no_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    package.write(str(tmp_path), MODEL, WEIGHTS)
+    code = (
+        "import sys; from dogbreed import package, images; package.read(sys.argv[1]).weights();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
