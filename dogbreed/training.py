@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -161,7 +161,10 @@ class CheckpointOptions:
     """
 
     def __init__(
-        self, monitor: str = "val/top1", mode: str = "max", every_n_train_steps: int = 0
+        self,
+        monitor: str = "val/top1",
+        mode: Literal["min", "max"] = "max",
+        every_n_train_steps: int = 0,
     ) -> None: ...
 
 

@@ -7,7 +7,7 @@ import os
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # fsspec reads this when it is imported: tests never look for credentials, nor use the real ones.
 os.environ["FSSPEC_GS_TOKEN"] = "anon"
-# Lightning 2.6 calls jsonargparse by names that this one is about to drop (pytorch-lightning#21900).
+# pytorch-lightning#21900: 2.6 calls jsonargparse by names that this one is about to drop.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 import asyncio

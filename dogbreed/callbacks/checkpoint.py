@@ -99,7 +99,8 @@ class Checkpoints(Checkpoint):
         """Rewrite Lightning's counters from the samples seen."""
         assert isinstance(pl_module, DogModule)
         data = data_of(trainer)
-        if trainer.state.fn == "fit":
+        # With a limit an epoch is not all of its samples, and Lightning's own counters must do.
+        if trainer.state.fn == "fit" and trainer.limit_train_batches == 1.0:
             place_loops(
                 checkpoint,
                 samples_seen=pl_module.samples_seen,

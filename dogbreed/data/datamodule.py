@@ -70,7 +70,8 @@ class DogDataModule(LightningDataModule):
         self.labels = _match(self.manifest, self.class_names)
         self.batch_size, self.image_size, self.crop = batch_size, image_size or 224, crop or 1.0
         self.augment, self.seed, self.window = augment, seed or 0, window
-        self.workers = min(8, max(1, (os.cpu_count() or 2) // 2)) if workers is None else workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        self.workers = min(8, max(1, cores // 2)) if workers is None else workers
         self.prefetch = prefetch
         self.skip_bad, self.max_skipped = on_bad_image == "skip", max_skipped
         self.cache: Cache | None = None

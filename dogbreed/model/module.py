@@ -149,7 +149,7 @@ class DogModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        self.log_dict({f"train/{name}": value for name, value in self.train_results().items()})
+        self._log_of_all({f"train/{name}": v for name, v in self.train_results().items()})
 
     def train_results(self) -> dict[str, float]:
         """Means over the epoch so far: `loss` (with label smoothing) and `top1`."""
@@ -187,7 +187,11 @@ class DogModule(LightningModule):
         logged = {f"{split}/{name}": value for name, value in self.results[split].items()}
         logged[f"{split}/loss"] = float(self.val_loss.compute())
         logged.pop(f"{split}/n")
-        self.log_dict(logged, prog_bar=True)
+        self._log_of_all(logged, prog_bar=True)
+
+    def _log_of_all(self, values: dict[str, float], **options: Any) -> None:
+        # They are equal in all processes already; without sync_dist Lightning would warn.
+        self.log_dict(values, sync_dist=True, **options)
 
     # Checkpoints
 

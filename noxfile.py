@@ -1,0 +1,52 @@
+"""Checks: `nox` runs what continuous integration runs; `nox --list` shows the rest."""
+
+import nox
+
+nox.needs_version = ">=2025.2.9"  # load_toml and dependency_groups
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "no"
+
+GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+TESTS = ["tests"]
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    """Install the project and some groups; pip knows no groups before 25.1."""
+    session.install("-e", ".", *(entry for group in groups for entry in GROUPS[group]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install(*GROUPS["lint"])
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Types, then tests of the default tier with coverage, in one environment."""
+    _install(session, "types", "test")
+    if not session.posargs:
+        session.run("mypy")
+    session.run("coverage", "erase")
+    # Two test processes with two threads of torch each would fight over two cores.
+    options = ["-n", "2", "-m", "not slow", *(session.posargs or TESTS)]
+    session.run("coverage", "run", "-m", "pytest", *options, env={"OMP_NUM_THREADS": "1"})
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """Tests that start many processes or run for long."""
+    _install(session, "test")
+    session.run("pytest", "-m", "slow", *(session.posargs or TESTS))
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Benchmarks: `nox -s bench -- walk --photos DIR …`; without a name, that of the sample."""
+    _install(session, "test")
+    for name in session.posargs[:1] or ["sample"]:
+        session.run("python", "-m", f"tests.benchmarks.{name}", *session.posargs[1:])
