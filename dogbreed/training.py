@@ -1,186 +1,27 @@
-"""fit, validate and test: a thin LightningCLI around the module and the datamodule."""
+"""fit, validate and test: build a trainer by the options, run it, say what came of it."""
 
 import contextlib
-import datetime
 import json
 import logging
-import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dogbreed import storage
-from dogbreed.callbacks.checkpoint import Checkpoints
-from dogbreed.callbacks.history import History
-from dogbreed.callbacks.identity import Identity
-from dogbreed.callbacks.wandb import sync_hint, write_where_possible
-from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
+from dogbreed.callbacks.wandb import sync_hint
 from dogbreed.errors import BadInput
-from dogbreed.model.backbone import preprocessing
 from dogbreed.model.metrics import sentence
-from dogbreed.model.module import DogModule
-from dogbreed.parser import OneLineErrors
 from dogbreed.runs import CONFIG_FILE, Run, newest
+from dogbreed.trainer_cli import RUN_ROOT, DogCLI
 
-RUN_ROOT = "runs"
 PREEMPTED = 143
-_NAME = "DOGBREED_RUN_NAME"
-
-
-class LightningParser(OneLineErrors, LightningArgumentParser):
-    """Parses trainer, model and data."""
-
-
-class DogCLI(LightningCLI):
-    """Parses the options of a verb and builds trainer, module and datamodule.
-
-    Args:
-        verb: `fit`, `validate` or `test`.
-        argv: the words after it.
-        run: where its results go; none: a new run, named by the options.
-        resume: the checkpoint that a fit goes on from.
-    """
-
-    def __init__(
-        self, verb: str, argv: Sequence[str], run: Run | None = None, resume: str | None = None
-    ) -> None:
-        self.verb, self.run, self.resume = verb, run, resume
-        super().__init__(
-            DogModule,
-            DogDataModule,
-            save_config_callback=None,
-            seed_everything_default=0,
-            trainer_defaults={
-                "max_epochs": 15,
-                "logger": False,
-                "log_every_n_steps": 10,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,  # the order is ours, see data/order.py
-                "enable_model_summary": False,
-                "enable_progress_bar": sys.stdout.isatty(),
-            },
-            parser_class=LightningParser,
-            parser_kwargs={"prog": f"dogbreed {verb}", "description": _TEXTS[verb]},
-            args=list(argv),
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The options that are neither the trainer's, the model's nor the data's."""
-        parser.add_argument(
-            "--run_root", default=RUN_ROOT, help="folder or URL in which runs lie (default: runs)"
-        )
-        parser.add_argument("--name", type=str | None, help="the run's name; by default the time")
-        if self.verb == "fit":
-            parser.add_argument(
-                "--resume",
-                type=str | None,
-                help="auto (go on if the run exists), last, best, or a checkpoint's path",
-            )
-        else:
-            parser.add_argument("--run", type=str | None, help="the run; by default the newest")
-            parser.add_argument(
-                "--json", type=bool, default=False, help="print only the scores, as JSON"
-            )
-            parser.add_argument("--checkpoint", default="best", help="best, last, or a path")
-        parser.add_class_arguments(CheckpointOptions, "checkpoints")
-        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; Lightning's own warns when the process has arguments too."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
-
-    def before_instantiate_classes(self) -> None:
-        """Settle what was left open, so that the saved config says all of it."""
-        config = self.config
-        if config.data.seed is None:
-            config.data.seed = int(config.seed_everything)
-        expects = preprocessing(config.model.backbone)
-        if config.data.image_size is None:
-            config.data.image_size = SAMPLE_SIZE if config.data.root is None else expects.size
-        if config.data.crop is None:
-            config.data.crop = 1.0 if config.data.root is None else expects.crop
-        if config.trainer.precision is None:
-            config.trainer.precision = _precision(config.trainer.accelerator)
-        if self.run is None:
-            # Processes that DDP starts run this line again: they must find the same name.
-            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            config.name = config.name or os.environ.get(_NAME) or f"{stamp}-{config.model.backbone}"
-            os.environ[_NAME] = config.name
-            self.run = Run(storage.join(storage.normal(config.run_root), config.name))
-            if getattr(rank_zero_only, "rank", 0) == 0 and self.run.exists:
-                raise BadInput(
-                    f"{self.run.url}: there is a run of this name; choose another --name, or go on"
-                    " with --resume last"
-                )
-        write_where_possible(config.trainer.logger, self.run.url)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with the callbacks that keep the run's directory."""
-        self.config.data.classes = self.datamodule.class_names
-        self.model.random_weights_allowed = self.config.data.root is None
-        if self.verb == "fit":
-            assert self.run is not None
-            checkpoints = Checkpoints(self.run, **self.config.checkpoints.as_dict())
-            kwargs["callbacks"] = [
-                Identity(self.run, self._yaml(), self.resume),
-                *(self.config_init.trainer.callbacks or []),
-                History(self.run, checkpoints),
-                checkpoints,
-            ]
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
-        return trainer
-
-    def _yaml(self) -> str:
-        config = self.config.clone()
-        for transient in ("config", "resume"):
-            config.pop(transient, None)
-        text: str = self.parser.dump(config, skip_none=False, skip_validation=True)
-        return text
-
-
-class CheckpointOptions:
-    """When to save.
-
-    Args:
-        monitor: the score that says which checkpoint is best.
-        mode: whether its `min` or `max` is best.
-        every_n_train_steps: also save that often within an epoch; 0: after validations only.
-    """
-
-    def __init__(
-        self,
-        monitor: str = "val/top1",
-        mode: Literal["min", "max"] = "max",
-        every_n_train_steps: int = 0,
-    ) -> None: ...
-
-
-_TEXTS = {
-    "fit": "Train a model; without --data.root on the embedded synthetic sample.",
-    "validate": "Score a run's best checkpoint on split val, with the config it was trained with.",
-    "test": "Score a run's best checkpoint on split test, with the config it was trained with.",
-}
-
-
-def _precision(accelerator: str) -> str:
-    """bf16 where the GPU computes in it natively, fp16 on other GPUs, fp32 on the CPU."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return "32-true"
-    major, _ = torch.cuda.get_device_capability()
-    return "bf16-mixed" if major >= 8 else "16-mixed"  # Ampere is the first with bf16 units
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
@@ -318,22 +159,24 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
         cli.model.load_state_dict(state["state_dict"])
         evaluate = cli.trainer.validate if verb == "validate" else cli.trainer.test
         evaluate(cli.model, cli.datamodule, verbose=False)
-        results = cli.model.results[split]
+        scores = cli.model.results[split]
         data = cli.datamodule.manifest
-        print(f"{split} of {data.name}: {sentence(results)}; {run.url}, first weights: ", end="")
+        print(f"{split} of {data.name}: {sentence(scores)}; {run.url}, first weights: ", end="")
         print(cli.model.weights_used)
+        if not cli.trainer.is_global_zero:
+            return 0
         if cli.config.data.root == own:
-            scores = run.record(**{split: results})
-            scores = {name: scores[name] for name in ("val", "test") if name in scores}
+            recorded = run.record(**{split: scores})
+            shown: dict[str, Any] = {k: recorded[k] for k in ("val", "test") if k in recorded}
         else:
             # Figures of other pictures never stand beside the run's own as if they were its.
             others = run.metrics().get("others", {})
             key = f"{data.name}@{data.version[:12]}"
-            others[key] = others.get(key, {}) | {split: results}
+            others[key] = others.get(key, {}) | {split: scores}
             run.record(others=others)
-            scores = {split: results}
+            shown = {split: scores}
     if as_json:
-        print(json.dumps(scores))
+        print(json.dumps(shown))
     return 0
 
 
