@@ -21,6 +21,8 @@ MIN_SIDE = 16
 # Pillow's own advice: a suspected bomb is an error, not a line in the log.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError)  # what Pillow raises
+
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright picture."""
 
@@ -54,7 +56,10 @@ def open_image(data: bytes) -> Image.Image:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height in pixels once the EXIF orientation is applied."""
-    turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+    except _BROKEN as error:  # of a PNG, Pillow decodes the pixels to look behind them
+        raise BadImage(f"broken picture: {error}") from None
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
@@ -69,7 +74,7 @@ def _rgb(image: Image.Image) -> Image.Image:
             image = Image.new("RGB", image.size, "white")
             image.paste(layer, mask=layer.getchannel("A"))
         return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
+    except _BROKEN as error:
         raise BadImage(f"broken picture: {error}") from None
 
 

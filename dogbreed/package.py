@@ -71,6 +71,8 @@ def read(url: str) -> Package:
                 f"{url}: no model package here; `dogbreed fit` writes it when it ends"
             ) from error
         raise
+    if not isinstance(model, dict) or "schema" not in model:
+        raise BadInput(f"{url}: {MODEL_FILE} is not one that dogbreed fit wrote")
     if model["schema"] > SCHEMA_VERSION:
         raise BadInput(
             f"{url}: the package has schema {model['schema']}, this dogbreed reads up to"

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from dogbreed import images, package, storage
 from dogbreed.engine import TorchEngine
 from dogbreed.errors import BadInput
+from dogbreed.ranges import Range, read_ranges, whole
 from dogbreed.runs import newest
-from dogbreed.storage import Range
 
 FIELDS = ("id", "breed", "probability", "top5", "error")
 
@@ -89,7 +89,7 @@ def _from_paths(paths: list[str] | str) -> list[tuple[str, Range]]:
     for path in [paths] if isinstance(paths, str) else paths:
         url = storage.normal(path)
         if storage.exists(url):
-            found.append((url, storage.whole(url)))
+            found.append((url, whole(url)))
             continue
         inside = [
             (name, Range(storage.join(url, name), 0, size))
@@ -128,7 +128,7 @@ def _batches(
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(found), batch_size):
             part = found[start : start + batch_size]
-            seen = list(pool.map(look, storage.read_ranges([place for _, place in part])))
+            seen = list(pool.map(look, read_ranges([place for _, place in part])))
             pictures = [picture for picture in seen if isinstance(picture, np.ndarray)]
             errors = [picture if isinstance(picture, str) else "" for picture in seen]
             yield (

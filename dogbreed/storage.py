@@ -11,7 +11,6 @@ middleware of aiohttp turns each failure into an exception that gcsfs hands on a
 """
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +36,6 @@ LONGEST_PAUSE = 2.0
 TIMEOUT = 10.0  # seconds that a small read or write may take before it is asked again
 WHOLE_TIMEOUT = 300.0  # seconds for a whole file, such as a checkpoint
 IN_FLIGHT = 64  # requests at once in a process
-MERGE_GAP = 32 * 2**10  # bytes worth reading over to save a request
-MERGE_LIMIT = 8 * 2**20  # bytes of one merged request
 
 T = TypeVar("T")
 
@@ -48,20 +45,6 @@ logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
 class StorageError(BadInput):
     """A file or bucket that cannot be used: missing, forbidden, or out of reach after retries."""
-
-
-class DigestError(OSError):
-    """Bytes that differ from what the manifest promises."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Range:
-    """A stretch of bytes in a file; `digest` is its SHA-256 in hex, or empty if unknown."""
-
-    url: str
-    offset: int
-    size: int
-    digest: str = ""
 
 
 def digest_of(data: bytes) -> str:
@@ -139,9 +122,9 @@ def _permanent(error: BaseException) -> bool:
     return str(code) in {"400", "401", "403", "404"}
 
 
-def _explain(url: str, error: BaseException) -> StorageError:
+def explain(url: str, error: BaseException) -> StorageError:
     """One line for a person."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or "no answer in time"
     code = str(getattr(error, "code", getattr(error, "status", "")))
     if isinstance(error, FileNotFoundError) or code == "404":
         return StorageError(f"{url}: no such file or bucket")
@@ -155,7 +138,7 @@ def _pause(attempt: int) -> float:
     return float(min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1))
 
 
-def _retry(url: str, call: Callable[[], T]) -> T:
+def retry(url: str, call: Callable[[], T]) -> T:
     """Call until it succeeds, at most `ATTEMPTS` times.
 
     Raises:
@@ -166,7 +149,7 @@ def _retry(url: str, call: Callable[[], T]) -> T:
             return call()
         except Exception as error:  # gcsfs raises aiohttp's, requests' and google's own kinds
             if _permanent(error) or attempt == ATTEMPTS - 1:
-                raise _explain(url, error) from error
+                raise explain(url, error) from error
             time.sleep(_pause(attempt))
     raise AssertionError("unreachable")
 
@@ -174,18 +157,17 @@ def _retry(url: str, call: Callable[[], T]) -> T:
 def read(url: str) -> bytes:
     """A whole file. Raises StorageError."""
     fs, path = filesystem(url)
-    return _retry(url, lambda: bytes(fs.cat_file(path)))
+    return retry(url, lambda: bytes(fs.cat_file(path)))
 
 
 def write(url: str, data: bytes) -> None:
     """Write a whole file, atomically; missing folders are made. Raises StorageError."""
     fs, path = filesystem(url)
     if not isinstance(fs, LocalFileSystem):
-        _retry(url, lambda: fs.pipe_file(path, data))
+        retry(url, lambda: fs.pipe_file(path, data))
         return
-
-    def put() -> None:
-        target = Path(path)
+    target = Path(path)
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".part-", delete=False) as part:
             try:
@@ -196,8 +178,8 @@ def write(url: str, data: bytes) -> None:
             except BaseException:
                 os.unlink(part.name)
                 raise
-
-    _retry(url, put)
+    except OSError as error:  # a disk that refuses once refuses again
+        raise explain(url, error) from error
 
 
 def read_json(url: str) -> Any:
@@ -217,17 +199,11 @@ def exists(url: str) -> bool:
     """Whether there is such a file. Raises StorageError if the bucket cannot be asked."""
     fs, path = filesystem(url)
     try:
-        return bool(_retry(url, lambda: fs.info(path)["type"] == "file"))
+        return bool(retry(url, lambda: fs.info(path)["type"] == "file"))
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return False
         raise
-
-
-def whole(url: str) -> Range:
-    """The range that is all of a file. Raises StorageError."""
-    fs, path = filesystem(url)
-    return Range(url, 0, int(_retry(url, lambda: fs.info(path)["size"])))
 
 
 def copy(source: str, target: str) -> None:
@@ -240,7 +216,7 @@ def copy(source: str, target: str) -> None:
     if isinstance(fs, LocalFileSystem):
         write(target, read(source))
     else:
-        _retry(source, lambda: fs.cp_file(path, filesystem(target)[1]))
+        retry(source, lambda: fs.cp_file(path, filesystem(target)[1]))
 
 
 def download(url: str, path: str | Path) -> None:
@@ -249,7 +225,7 @@ def download(url: str, path: str | Path) -> None:
         try:
             shutil.copyfile(normal(url), path)
         except OSError as error:
-            raise _explain(url, error) from None
+            raise explain(url, error) from None
     else:
         write(str(path), read(url))
 
@@ -262,7 +238,7 @@ def folders(url: str) -> list[str]:
 def _listing(url: str) -> list[tuple[str, str]]:
     fs, path = filesystem(url)
     try:
-        entries = _retry(url, lambda: fs.ls(path, detail=True))
+        entries = retry(url, lambda: fs.ls(path, detail=True))
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
@@ -280,8 +256,8 @@ def find(url: str) -> list[tuple[str, int]]:
         StorageError: there is no such folder or bucket, or it cannot be read.
     """
     fs, path = filesystem(url)
-    found = _retry(url, lambda: fs.find(path, detail=True))
-    if not found and not _retry(url, lambda: fs.isdir(path)):
+    found = retry(url, lambda: fs.find(path, detail=True))
+    if not found and not retry(url, lambda: fs.isdir(path)):
         raise StorageError(f"{url}: no such folder or bucket")
     start = len(path.rstrip("/")) + 1
     files = ((name[start:], int(info["size"])) for name, info in found.items())
@@ -304,7 +280,7 @@ def write_many(files: dict[str, bytes]) -> None:
 
     async def put(gate: asyncio.Semaphore, url: str, data: bytes) -> None:
         async with gate:
-            await _retry_async(url, lambda: fs._pipe_file(fs._strip_protocol(url), data))
+            await retry_async(url, lambda: fs._pipe_file(fs._strip_protocol(url), data))
 
     async def put_all() -> None:
         gate = asyncio.Semaphore(IN_FLIGHT)
@@ -313,103 +289,17 @@ def write_many(files: dict[str, bytes]) -> None:
     sync(fs.loop, put_all)
 
 
-async def _retry_async(url: str, call: Callable[[], Any]) -> Any:
+async def retry_async(url: str, call: Callable[[], Any]) -> Any:
+    """Await what `call` gives until it succeeds, at most `ATTEMPTS` times, each `TIMEOUT` long.
+
+    Raises:
+        StorageError: it cannot or did not succeed.
+    """
     for attempt in range(ATTEMPTS):
         try:
             return await asyncio.wait_for(call(), TIMEOUT)
         except Exception as error:
             if _permanent(error) or attempt == ATTEMPTS - 1:
-                raise _explain(url, error) from error
+                raise explain(url, error) from error
             await asyncio.sleep(_pause(attempt))
     raise AssertionError("unreachable")
-
-
-def read_ranges(ranges: Sequence[Range]) -> list[bytes | StorageError]:
-    """Fetch many ranges at once, neighbours in one request, each checked against its digest.
-
-    Returns:
-        In the order asked for: the bytes, or why they cannot be had. Nothing is raised for a
-        single range, so that one bad picture leaves its neighbours in the batch alone.
-    """
-    results: list[bytes | StorageError] = [StorageError("not fetched")] * len(ranges)
-    spans = _merge(ranges)
-    fs, _ = filesystem(ranges[0].url) if ranges else (None, "")
-    if isinstance(fs, AsyncFileSystem):
-
-        async def fetch_all() -> None:
-            gate = asyncio.Semaphore(IN_FLIGHT)
-
-            async def fetch(span: list[int]) -> None:
-                async with gate:
-                    pieces: Sequence[bytes | StorageError]
-                    try:
-                        pieces = await _retry_async(
-                            ranges[span[0]].url, lambda: _span_async(fs, ranges, span)
-                        )
-                    except StorageError as error:
-                        pieces = [error] * len(span)
-                for index, piece in zip(span, pieces, strict=True):
-                    results[index] = piece
-
-            await asyncio.gather(*(fetch(span) for span in spans))
-
-        sync(fs.loop, fetch_all)
-        return results
-    for span in spans:
-        url, start, end = _extent(ranges, span)
-        span_fs, path = filesystem(url)
-        pieces: Sequence[bytes | StorageError]
-        try:
-            # A disk does not cut or damage what it hands out at random: one try tells.
-            pieces = _cut(ranges, span, span_fs.cat_file(path, start=start, end=end))
-        except (OSError, ValueError) as error:
-            pieces = [_explain(url, error)] * len(span)
-        for index, piece in zip(span, pieces, strict=True):
-            results[index] = piece
-    return results
-
-
-def _merge(ranges: Sequence[Range]) -> list[list[int]]:
-    """Indices of the ranges that one request fetches, neighbours together."""
-    spans: list[list[int]] = []
-    by_place = sorted(range(len(ranges)), key=lambda i: (ranges[i].url, ranges[i].offset))
-    for index in by_place:
-        if spans:
-            url, start, end = _extent(ranges, spans[-1])
-            here = ranges[index]
-            near = here.url == url and here.offset - end <= MERGE_GAP
-            if near and here.offset + here.size - start <= MERGE_LIMIT:
-                spans[-1].append(index)
-                continue
-        spans.append([index])
-    return spans
-
-
-def _extent(ranges: Sequence[Range], span: list[int]) -> tuple[str, int, int]:
-    first = ranges[span[0]]
-    return first.url, first.offset, max(ranges[i].offset + ranges[i].size for i in span)
-
-
-async def _span_async(fs: AsyncFileSystem, ranges: Sequence[Range], span: list[int]) -> list[bytes]:
-    url, start, end = _extent(ranges, span)
-    data = await fs._cat_file(fs._strip_protocol(url), start=start, end=end)
-    return _cut(ranges, span, data)
-
-
-def _cut(ranges: Sequence[Range], span: list[int], data: bytes) -> list[bytes]:
-    """The ranges' bytes out of their span's.
-
-    Raises:
-        DigestError: a body that is short, or differs from the manifest's digest.
-    """
-    start = ranges[span[0]].offset
-    pieces = []
-    for index in span:
-        here = ranges[index]
-        piece = data[here.offset - start : here.offset - start + here.size]
-        if len(piece) != here.size:
-            raise DigestError(f"{len(piece)} bytes came instead of {here.size}")
-        if here.digest and digest_of(piece) != here.digest:
-            raise DigestError("the bytes differ from the manifest's digest")
-        pieces.append(piece)
-    return pieces

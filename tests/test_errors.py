@@ -177,7 +177,7 @@ WRONG: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     ),
     "prepare from a bucket that is not there": (
         lambda p: f"prepare --source folder --path gs://no-such-bucket --out {p.here}/x".split(),
-        "gs://no-such-bucket: no such folder or bucket",
+        "gs://no-such-bucket: no such file or bucket",
     ),
     "unknown protocol": (lambda p: fit(p, "--data.root", "ftpp://x/y"), "ftpp"),
 }
@@ -322,7 +322,6 @@ def test_a_picture_that_cannot_be_read_ends_the_fit_and_is_named(
     assert error.endswith("prepare the data again, or pass --data.on_bad_image skip")
 
 
-@pytest.mark.xfail(strict=True, reason="torch wraps a worker's error in its traceback")
 def test_a_picture_that_a_worker_cannot_read_is_one_line_too(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,7 +38,8 @@ class Cache:
             return None
         if digest_of(data) == digest:
             return data
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         return None
 
     def put(self, digest: str, data: bytes) -> None:
@@ -69,5 +70,6 @@ class Cache:
         for _, size, path in sorted(entries):
             if total <= self.max_bytes:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size

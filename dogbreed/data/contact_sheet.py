@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dogbreed import breeds, images, storage
 from dogbreed.data.manifest import SPLITS, Manifest
+from dogbreed.ranges import read_ranges
 
 SIDE = 72  # pixels of a thumbnail
 EACH = 6  # thumbnails a breed
@@ -48,7 +49,7 @@ def contact_sheet(data: Manifest) -> bytes:
         shown = np.flatnonzero(labels == number)
         shown = shown[np.linspace(0, len(shown) - 1, min(EACH, len(shown))).astype(int)]
         draw.text((left, top), f"{breeds.title(name)} ({counts[number].sum():,})", "black", font)
-        fetched = storage.read_ranges(data.ranges(data.take(shown)))
+        fetched = read_ranges(data.ranges(data.take(shown)))
         for place, picture in enumerate(fetched):
             if isinstance(picture, storage.StorageError):
                 raise picture

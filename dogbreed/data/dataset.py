@@ -16,6 +16,7 @@ from dogbreed.data.manifest import Manifest
 from dogbreed.data.order import Request
 from dogbreed.data.transforms import Augment, draws, light, random_box
 from dogbreed.errors import BadInput
+from dogbreed.ranges import read_ranges
 
 
 class Batch(TypedDict):
@@ -131,7 +132,7 @@ class PictureDataset(Dataset[Batch]):
         if self.cache is not None:
             found = [self.cache.get(row["digest"]) for row in rows]
         missing = [k for k, data in enumerate(found) if data is None]
-        fetched = storage.read_ranges(self.manifest.ranges([rows[k] for k in missing]))
+        fetched = read_ranges(self.manifest.ranges([rows[k] for k in missing]))
         for k, data in zip(missing, fetched, strict=True):
             found[k] = data
             if self.cache is not None and isinstance(data, bytes):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from dogbreed.data.dataset import Batch, PictureDataset
 from dogbreed.data.order import Request, epoch_order, requests, shard_numbers
+from dogbreed.errors import BadInput
 
 
 class _Plan:
@@ -115,4 +116,8 @@ class EpochLoader:
             rank=self.rank,
             world_size=self.world_size,
         )
-        yield from self._loader
+        try:
+            yield from self._loader
+        except BadInput as error:  # of a worker's, torch makes the message a traceback
+            line = str(error).strip().rsplit("\n", 1)[-1]
+            raise BadInput(line.removeprefix("dogbreed.errors.BadInput: ")) from None

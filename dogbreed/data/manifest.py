@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dogbreed import storage
 from dogbreed.errors import BadInput
-from dogbreed.storage import Range
+from dogbreed.ranges import Range
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test", "unlabelled")
@@ -149,6 +149,8 @@ class Manifest:
                     f"{root}: no data set here ({DATASET_FILE} is missing); {hint}"
                 ) from error
             raise
+        if not isinstance(dataset, dict) or not {"schema", "manifest", "classes"} <= set(dataset):
+            raise BadInput(f"{root}: {DATASET_FILE} is not one that dogbreed prepare wrote")
         if dataset["schema"] > SCHEMA_VERSION:
             raise BadInput(
                 f"{root}: the manifest has schema {dataset['schema']}, this dogbreed reads up to"
@@ -164,6 +166,15 @@ class Manifest:
     def table(self) -> pa.Table:
         """The rows, mapped; columns of `SCHEMA`, `split` as an index into `SPLITS`."""
         return pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+
+    @functools.cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        return self.table.to_batches()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """The row at which each of `_batches` begins."""
+        return np.cumsum([0, *(len(batch) for batch in self._batches[:-1])])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "dataset": self.dataset, "path": self.path}
@@ -210,7 +221,14 @@ class Manifest:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """Rows as dictionaries, in the order asked for."""
-        taken: list[dict[str, Any]] = self.table.take(pa.array(rows, pa.int64())).to_pylist()
+        wanted = np.asarray(rows, dtype=np.int64)
+        chunk = np.searchsorted(self._starts, wanted, side="right") - 1
+        taken: list[dict[str, Any]] = [{}] * len(wanted)
+        for number in np.unique(chunk):  # Table.take would first join all chunks of a text column
+            at = np.flatnonzero(chunk == number)
+            inside = pa.array(wanted[at] - self._starts[number])
+            for place, row in zip(at, self._batches[number].take(inside).to_pylist(), strict=True):
+                taken[place] = row
         return taken
 
     def ranges(self, rows: Sequence[dict[str, Any]]) -> list[Range]:
@@ -231,9 +249,14 @@ def _bring(url: str, digest: str, path: Path) -> None:
     schema = SCHEMA.set(SCHEMA.get_field_index("split"), pa.field("split", pa.int8()))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(_CHUNK):
-            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            columns["split"] = pc.index_in(columns["split"], pa.array(SPLITS)).cast("int8")
-            writer.write_batch(pa.record_batch([columns[name] for name in schema.names], schema))
-    os.replace(part, path)
+    try:
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(_CHUNK):
+                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+                columns["split"] = pc.index_in(columns["split"], pa.array(SPLITS)).cast("int8")
+                columns = {name: columns[name] for name in schema.names}
+                writer.write_batch(pa.record_batch(list(columns.values()), schema))
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise

@@ -21,6 +21,7 @@ from dogbreed.data import manifest, sample
 from dogbreed.data.contact_sheet import contact_sheet
 from dogbreed.data.manifest import Manifest, Row
 from dogbreed.errors import BadInput
+from dogbreed.ranges import Range, read_ranges
 
 CHUNK = 256  # pictures read, checked and written at a time: bounds the memory
 REJECTS_FILE = "rejects.csv"
@@ -43,7 +44,7 @@ class Found(NamedTuple):
     id: str
     breed: str
     split: str  # empty: by hash
-    data: bytes | storage.StorageError
+    data: bytes | images.BadImage
 
 
 def prepare(
@@ -75,6 +76,8 @@ def prepare(
             "--out is missing: say where the data set goes, e.g. --out gs://my-bucket/dogs"
         )
     shares = _shares(splits)
+    if seed < 0:
+        raise BadInput(f"--seed {seed}: must not be negative")
     if source == "folder":
         if path is None:
             raise BadInput("--source folder needs --path, the folder with one folder per breed")
@@ -216,9 +219,9 @@ def _classes(found: list[str], out: str) -> list[str]:
 
 def _look(found: Found) -> tuple[int, int] | str:
     """Width and height in pixels, or why the picture is rejected."""
-    if isinstance(found.data, storage.StorageError):
-        return str(found.data)
     try:
+        if isinstance(found.data, images.BadImage):
+            raise found.data
         return images.check(found.data)
     except images.BadImage as error:
         return str(error)
@@ -246,31 +249,43 @@ def _from_sample(per_class: int, seed: int) -> Iterator[Found]:
 def _from_folder(path: str) -> tuple[Iterator[Found], int]:
     """The pictures of class folders, and their number.
 
+    A picture that lies in no class folder is handed out as a bad one.
+
     Raises:
-        BadInput: no such folder, or no pictures in folders of it.
+        BadInput: no such folder, no pictures in folders of it, or one that cannot be fetched.
     """
-    files = [(name, size) for name, size in storage.find(path) if images.is_picture_name(name)]
-    parts = {name: name.split("/") for name, _ in files}
-    tops = {part[0] for part in parts.values() if len(part) > 1}
-    split_at = 1 if tops and tops <= set(_SPLIT_FOLDERS) else 0
-    files = [(name, size) for name, size in files if len(parts[name]) > split_at + 1]
-    if not files:
+    there = storage.find(path)
+    files = [(name.split("/"), size) for name, size in there if images.is_picture_name(name)]
+    tops = {parts[0] for parts, _ in files if len(parts) > 1}
+    above = 1 if tops and tops <= set(_SPLIT_FOLDERS) else 0  # folders above the class folders
+    if not any(len(parts) > above + 1 for parts, _ in files):
         raise BadInput(
             f"{path}: no pictures ({', '.join(sorted(images.SUFFIXES))})"
             " in folders named after breeds"
         )
+    if len(files) < len(there):
+        print(f"{len(there) - len(files):,} files left out: not named like pictures")
 
     def read() -> Iterator[Found]:
         remaining = iter(files)
         while chunk := list(islice(remaining, CHUNK)):
             # What is too large is rejected by its size alone: some of its bytes are enough.
-            ranges = [
-                storage.Range(storage.join(path, name), 0, min(size, images.MAX_BYTES + 1))
-                for name, size in chunk
-            ]
-            for (name, _), data in zip(chunk, storage.read_ranges(ranges), strict=True):
-                part = parts[name]
-                split = _SPLIT_FOLDERS[part[0]] if split_at else ""
-                yield Found(name, part[split_at], split, data)
+            fetched = read_ranges(
+                [
+                    Range(storage.join(path, *parts), 0, min(size, images.MAX_BYTES + 1))
+                    for parts, size in chunk
+                ]
+            )
+            for (parts, _), data in zip(chunk, fetched, strict=True):
+                if isinstance(data, storage.StorageError):
+                    raise data
+                split = _SPLIT_FOLDERS[parts[0]] if above else ""
+                inside = len(parts) > above + 1
+                yield Found(
+                    "/".join(parts),
+                    parts[above] if inside else "",
+                    split,
+                    data if inside else images.BadImage("lies in no folder named after a breed"),
+                )
 
     return read(), len(files)

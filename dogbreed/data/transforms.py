@@ -20,7 +20,7 @@ class Augment:
     """Strengths of the random changes of a training picture.
 
     Args:
-        scale: smallest share of the picture's area that a random crop keeps (1 keeps it all).
+        scale: smallest share of the picture's area that a random crop keeps.
         ratio: widest aspect ratio of a crop before it is squeezed to a square.
         flip: probability of a horizontal flip.
         brightness: factors are drawn from 1 - x to 1 + x; 0 is off.

@@ -172,7 +172,6 @@ class TestWorkers:
         ]
         assert len(seen(batches)) == N - 1
 
-    @pytest.mark.xfail(strict=True, reason="torch puts the worker's traceback into the message")
     def test_a_bad_picture_is_the_error_that_names_it(
         self, tiny_dataset: str, workers: Callable[..., EpochLoader], tmp_path: Path
     ) -> None:

@@ -14,6 +14,7 @@ from dogbreed import storage
 from dogbreed.data import manifest
 from dogbreed.data.manifest import SCHEMA, SPLITS, Manifest, Row, version_of
 from dogbreed.errors import BadInput
+from dogbreed.ranges import read_ranges
 from tests.doubles.gcs import FakeGCS
 
 CLASSES = [{"name": "beagle", "synset": "n02088364"}, {"name": "pug", "synset": None}]
@@ -178,7 +179,7 @@ class TestPlaces:
                 storage.write(storage.join(root, f"{k}.jpg"), piece)
         save(root, rows)
         data = Manifest.open(root)
-        assert storage.read_ranges(data.ranges(data.take([5, 0, 2, 3, 1]))) == [
+        assert read_ranges(data.ranges(data.take([5, 0, 2, 3, 1]))) == [
             pieces[k] for k in (5, 0, 2, 3, 1)
         ]
         assert data.files_of(np.arange(6)).tolist() == [0, 0, 0, 1, 2, 3]

@@ -16,6 +16,7 @@ from dogbreed.cli import main
 from dogbreed.data import prepare, sample
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.errors import BadInput
+from dogbreed.ranges import read_ranges
 from tests.conftest import picture_file
 from tests.doubles.gcs import FakeGCS
 
@@ -91,9 +92,7 @@ class TestFromAnywhereToAnywhere:
         assert data.root == out
         rows = data.take(range(len(data)))
         assert [row["id"] for row in rows] == sorted(files)
-        assert dict(zip(sorted(files), storage.read_ranges(data.ranges(rows)), strict=True)) == (
-            files
-        )
+        assert dict(zip(sorted(files), read_ranges(data.ranges(rows)), strict=True)) == (files)
         for row in rows:
             assert row["label"] == ("beagle", "pug").index(row["id"].split("/")[0])
             assert (row["width"], row["height"]) == images.check(files[row["id"]])
@@ -110,7 +109,7 @@ class TestFromAnywhereToAnywhere:
             prepare.prepare("folder", out, put(place(kind), odd))
             data = opened(out)
             assert data.classes == ["shih tzu ü#%+"]
-            assert storage.read_ranges(data.ranges(data.take(range(3)))) == list(odd.values())
+            assert read_ranges(data.ranges(data.take(range(3)))) == list(odd.values())
 
     def test_relative_paths_and_home_folders_work(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -142,7 +141,7 @@ class TestFromAnywhereToAnywhere:
         assert gcs.counts["cut"] > 0
         gcs.reset()
         rows = opened(out).take(range(20))
-        assert storage.read_ranges(opened(out).ranges(rows)) == [files[r["id"]] for r in rows]
+        assert read_ranges(opened(out).ranges(rows)) == [files[r["id"]] for r in rows]
 
     def test_what_dataset_json_says(self, place: Place) -> None:
         out = place("disk")
@@ -237,16 +236,20 @@ class TestRejects:
         kept = {name for name, _ in storage.find(out) if name.startswith("pictures/")}
         assert kept == {f"pictures/{name}" for name in photographs()}
 
-    def test_a_file_that_cannot_be_read_is_named_with_the_reason(
+    def test_a_file_that_cannot_be_fetched_is_an_error_and_not_a_reject(
         self, place: Place, gcs: FakeGCS, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(storage, "ATTEMPTS", 2)
         path, out = put(place("bucket"), photographs()), place("disk")
         gcs.faults.cut_rate, gcs.faults.only = 1.0, "pug/2.jpg"
+        with pytest.raises(BadInput, match=r"pug/2\.jpg: .* bytes came instead of"):
+            prepare.prepare("folder", out, path)
+        assert not storage.exists(storage.join(out, "dataset.json"))
+
+    def test_a_picture_in_no_class_folder_is_named(self, place: Place) -> None:
+        path, out = put(place("disk"), photographs() | {"stray.jpg": picture_file()}), place("disk")
         prepare.prepare("folder", out, path)
-        assert list(rejects(out)) == ["pug/2.jpg"]
-        assert "bytes came instead of" in rejects(out)["pug/2.jpg"]
-        assert len(opened(out)) == 7
+        assert rejects(out) == {"stray.jpg": "lies in no folder named after a breed"}
 
     def test_a_file_beyond_the_limit_is_rejected_by_its_size(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
@@ -359,7 +362,7 @@ class TestCommand:
         assert data.classes == sorted(sample.BREEDS)
         rows = data.take([0])
         breed = sample.BREEDS.index(rows[0]["id"].split("/")[0])
-        assert storage.read_ranges(data.ranges(rows)) == [sample.jpeg(breed, 0, seed=2)]
+        assert read_ranges(data.ranges(rows)) == [sample.jpeg(breed, 0, seed=2)]
 
     def test_help_lists_the_options(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:

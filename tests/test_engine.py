@@ -1,0 +1,80 @@
+"""The engine: the module's own probabilities, at the package's temperature."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from dogbreed import package
+from dogbreed.engine import TorchEngine
+from dogbreed.errors import BadInput
+from dogbreed.model.backbone import Network
+
+BACKBONE = "test_efficientnet"
+
+
+def network() -> Network:
+    """Make a network whose BatchNorm tells training from evaluation."""
+    torch.manual_seed(0)
+    made = Network(BACKBONE, 5)
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    for _ in range(3):
+        made(images)
+    torch.nn.init.normal_(made.head.weight, std=0.5)  # type: ignore[arg-type]
+    return made.eval()
+
+
+def engine(folder: Path, source: Network, temperature: float) -> TorchEngine:
+    model = {
+        "run": "run",
+        "backbone": BACKBONE,
+        "classes": [{"name": name} for name in "abcde"],
+        "preprocessing": {"size": 32, "crop": 1.0},
+        "temperature": temperature,
+        "data": {"name": "dogs", "version": "0" * 64},
+        "pretraining": "none (random)",
+        "metrics": {"val": {"top1": 0.5}},
+    }
+    package.write(str(folder), model, save(source.body.state_dict()))
+    return TorchEngine(package.read(str(folder)), "cpu")
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5, 0.5])
+def test_probabilities_are_the_softmax_of_the_modules_logits_over_the_temperature(
+    temperature: float, tmp_path: Path, pictures: np.ndarray
+) -> None:
+    source = network()
+    got = engine(tmp_path, source, temperature).probabilities(pictures)
+    with torch.no_grad():
+        logits = source(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
+    assert logits.std() > 0.1
+    np.testing.assert_allclose(got, (logits / temperature).softmax(1).numpy(), rtol=1e-4)
+    assert (got.shape, got.dtype) == ((6, 5), np.float32)
+    np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
+
+
+def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
+    tmp_path: Path, pictures: np.ndarray
+) -> None:
+    made = engine(tmp_path, network(), 1.0)
+    whole = made.probabilities(pictures)
+    for k in range(len(pictures)):
+        np.testing.assert_allclose(
+            made.probabilities(pictures[k : k + 1]), whole[k : k + 1], rtol=1e-4
+        )
+    assert np.ptp(whole, axis=0).max() > 0.01
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    engine(tmp_path, network(), 1.0)
+    weights = tmp_path / package.WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(BadInput, match=r"not the weights that model\.json describes"):
+        TorchEngine(package.read(str(tmp_path)), "cpu")
