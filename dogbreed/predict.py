@@ -82,17 +82,23 @@ def _answer(probabilities: np.ndarray, names: list[str]) -> tuple[str, str, str,
 def _from_paths(paths: list[str] | str) -> list[tuple[str, Range]]:
     """Names and places of the pictures in files, folders and prefixes.
 
+    A name is relative to the folder, unless there are several.
+
     Raises:
         BadInput: a path without pictures.
     """
     found = []
-    for path in [paths] if isinstance(paths, str) else paths:
+    paths = [paths] if isinstance(paths, str) else paths
+    for path in paths:
         url = storage.normal(path)
         if storage.exists(url):
             found.append((url, whole(url)))
             continue
         inside = [
-            (name, Range(storage.join(url, name), 0, size))
+            (
+                name if len(paths) == 1 else storage.join(url, name),
+                Range(storage.join(url, name), 0, size),
+            )
             for name, size in storage.find(url)
             if images.is_picture_name(name)
         ]

@@ -65,9 +65,11 @@ class Run:
         return about
 
     def update(self, **fields: Any) -> None:
-        """Change fields of run.json, or begin it."""
-        about = self.read() if self.exists else {}
-        storage.write_json(self.path(RUN_FILE), about | fields)
+        """Change fields of run.json, or begin it; a field that becomes None is dropped."""
+        about = (self.read() if self.exists else {}) | fields
+        storage.write_json(
+            self.path(RUN_FILE), {name: value for name, value in about.items() if value is not None}
+        )
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json says, or nothing yet."""

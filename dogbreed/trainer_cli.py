@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -123,12 +124,16 @@ class DogCLI(LightningCLI):
         """The trainer, with the callbacks that keep the run's directory."""
         self.config.data.classes = self.datamodule.class_names
         self.model.random_weights_allowed = self.config.data.root is None
+        kwargs["callbacks"] = list(self.config_init.trainer.callbacks or [])
+        if self.config.trainer.enable_progress_bar:
+            # Left alone, Lightning chooses by what happens to be installed.
+            kwargs["callbacks"].append(TQDMProgressBar())
         if self.verb == "fit":
             assert self.run is not None
             checkpoints = Checkpoints(self.run, **self.config.checkpoints.as_dict())
             kwargs["callbacks"] = [
                 Identity(self.run, self._yaml(), self.resume),
-                *(self.config_init.trainer.callbacks or []),
+                *kwargs["callbacks"],
                 History(self.run, checkpoints),
                 checkpoints,
             ]

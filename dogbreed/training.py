@@ -80,8 +80,12 @@ def fit(argv: Sequence[str]) -> int:
         except SIGTERMException:
             print(f"ended by SIGTERM; go on with --resume last --name {cli.config.name}")
             return PREEMPTED
+        except SystemExit:  # Lightning's own on Ctrl-C, with status 1
+            if cli.trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
         sync_hint(cli.trainer)
-    return 130 if cli.trainer.interrupted else 0
+    return 0
 
 
 def _resumed(argv: Sequence[str], resume: str) -> tuple[Run | None, str | None]:

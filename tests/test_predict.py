@@ -239,7 +239,6 @@ def test_weights_that_the_package_does_not_describe_are_refused(
     assert "weights.safetensors: not the weights that model.json describes" in said.err
 
 
-@pytest.mark.xfail(strict=True, reason="a name is relative to the folder that it was found in")
 def test_pictures_of_the_same_name_in_two_folders_can_be_told_apart(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

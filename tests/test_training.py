@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -80,6 +81,17 @@ class FailAt(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
         if pl_module.samples_seen >= self.samples:
             raise RuntimeError("the fault")
+
+
+class TermAt(Callback):
+    """Sends its own process a SIGTERM once the run has seen that many samples."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
+        if pl_module.samples_seen == self.samples:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -416,3 +428,21 @@ def test_a_run_ended_by_sigterm_says_so_and_goes_on_where_it_was(
     assert about["state"] == "done"
     assert [entry["from"] for entry in about["resumed"]] == [run.checkpoint("last")]
     assert [int(row["epoch"]) for row in history(run)] == list(range(epochs))
+
+
+def test_sigterm_in_mid_epoch_saves_where_the_run_is(
+    tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = len(Manifest.open(tiny_dataset).rows_of("train"))
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--data.batch_size", "4")
+    assert main([*words, "--name", "whole"]) == 0
+    term = [f"--trainer.callbacks+={TermAt.__module__}.TermAt"]
+    assert main([*words, *term, f"--trainer.callbacks.samples={rows + 8}"]) == 143
+    assert capsys.readouterr().out.endswith("go on with --resume last --name run\n")
+    run = Run(f"{tmp_path}/run")
+    assert run.read()["state"] == "preempted"
+    last = torch.load(run.checkpoint("last"), weights_only=True)
+    assert rows + 8 <= last["samples_seen"] < 2 * rows
+    assert len(history(run)) == 1
+    assert main([*words, "--resume", "last", "--trainer.callbacks", "null"]) == 0
+    assert history(run) == history(Run(f"{tmp_path}/whole"))

@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 
 def curves(rows: list[dict[str, Any]], title: str) -> bytes:
@@ -21,6 +22,8 @@ def curves(rows: list[dict[str, Any]], title: str) -> bytes:
             values = [float(row[key]) for row in rows]
             axes.plot(samples, values, color=colour, marker=".", label=key.split("/")[0])
         axes.set(xlabel="samples seen", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         above = axes.secondary_xaxis(

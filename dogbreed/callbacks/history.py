@@ -81,7 +81,10 @@ class History(Callback):
             f"  {rate:.0f} images/s  train loss {train['loss']:.3f}, top-1 {train['top1']:.3f}"
             f"  val log-loss {val['log_loss']:.3f}, top-1 {val['top1']:.3f}"
         )
-        print(f"\n{line}" if trainer.progress_bar_callback else line, flush=True)
+        if trainer.progress_bar_callback:
+            trainer.progress_bar_callback.print(line)  # above the bar
+        else:
+            print(line, flush=True)
         self._write()
 
     def _write(self) -> None:
@@ -96,14 +99,12 @@ class History(Callback):
         assert isinstance(pl_module, DogModule)
         if not trainer.is_global_zero or not self.checkpoints.best_results:
             return
-        storage.write(self.run.path(CURVES_FILE), curves(self.rows, self.run.url))
+        data, name = data_of(trainer), self.run.url.rsplit("/", 1)[-1]
+        title = f"{name}: {pl_module.backbone} on {data.manifest.name}"
+        storage.write(self.run.path(CURVES_FILE), curves(self.rows, title))
         results = self.checkpoints.best_results
         scores = self.run.record(val=results)
-        data = data_of(trainer)
-        description = describe(pl_module, data) | {
-            "run": self.run.url.rsplit("/", 1)[-1],
-            "metrics": scores,
-        }
+        description = describe(pl_module, data) | {"run": name, "metrics": scores}
         package.write(self.run.path(package.FOLDER), description, self._best_weights(pl_module))
         print(f"validation of {data.manifest.name}: {sentence(results)}; first weights: ", end="")
         print(pl_module.weights_used)

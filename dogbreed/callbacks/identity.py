@@ -34,7 +34,8 @@ class Identity(Callback):
         about: dict[str, Any] = {"state": "running", "precision": str(trainer.precision)}
         if self.run.exists:
             times = [*self.run.read().get("resumed", []), {"at": now(), "from": self.resumed_from}]
-            self.run.update(**about, resumed=times)
+            now_void = {"reason": None, "ended": None}
+            self.run.update(**about, **now_void, resumed=times)
             return
         self.run.update(
             name=self.run.url.rsplit("/", 1)[-1],

@@ -4,34 +4,33 @@ import os
 import tempfile
 from typing import Any
 
+import wandb
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from dogbreed.storage import is_local
 
 
-def _asked_for(logger: Any) -> bool:
-    entries = logger if isinstance(logger, list) else [logger]
-    return any("WandbLogger" in str(getattr(entry, "class_path", "")) for entry in entries)
-
-
 def write_where_possible(logger: Any, run_url: str) -> None:
-    """Before W&B starts: offline if there is no key, and into the run's folder if that is local.
+    """Settle where W&B writes, and keep it offline if there is no key.
 
     Args:
-        logger: the parsed `--trainer.logger`.
-        run_url: the run's directory.
+        logger: the parsed `--trainer.logger`; its options are filled in.
+        run_url: the run's directory; W&B writes there if it is local.
     """
-    if not _asked_for(logger):
-        return
-    folder = run_url if is_local(run_url) else tempfile.mkdtemp(prefix="dogbreed-wandb-")
-    os.makedirs(folder, exist_ok=True)
-    os.environ.setdefault("WANDB_DIR", folder)
-    if not os.environ.get("WANDB_API_KEY") and "WANDB_MODE" not in os.environ:
-        import wandb
-
-        if wandb.api.api_key is None:
-            os.environ["WANDB_MODE"] = "offline"
+    for entry in logger if isinstance(logger, list) else [logger]:
+        if "WandbLogger" not in str(getattr(entry, "class_path", "")):
+            continue
+        options = entry.init_args
+        if options.save_dir in {None, "."} and "WANDB_DIR" not in os.environ:
+            options.save_dir = (
+                run_url if is_local(run_url) else tempfile.mkdtemp(prefix="dogbreed-wandb-")
+            )
+            os.makedirs(options.save_dir, exist_ok=True)
+        decided = options.offline or "WANDB_MODE" in os.environ
+        if not decided and not wandb.login(prompt=False):
+            # Not `offline`: Lightning hands that on by the environment, which login has read by now.
+            entry.dict_kwargs = {**entry.get("dict_kwargs", {}), "mode": "offline"}
             print("W&B: no key found, so the run is kept offline")
 
 
@@ -39,11 +38,8 @@ def sync_hint(trainer: Trainer) -> None:
     """After an offline run: the line that uploads it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            import wandb
-
             run = logger.experiment
-            folder = str(run.dir).removesuffix("/files")
-            offline = run.settings.mode == "offline" or run.settings._offline
+            folder, offline = str(run.dir).removesuffix("/files"), run.offline
             wandb.finish()
             if offline:
                 print(f"W&B: upload this run with: wandb sync {folder}")

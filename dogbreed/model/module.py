@@ -187,7 +187,8 @@ class DogModule(LightningModule):
         logged = {f"{split}/{name}": value for name, value in self.results[split].items()}
         logged[f"{split}/loss"] = float(self.val_loss.compute())
         logged.pop(f"{split}/n")
-        self._log_of_all(logged, prog_bar=True)
+        self._log_of_all({f"{split}/top1": logged.pop(f"{split}/top1")}, prog_bar=True)
+        self._log_of_all(logged)
 
     def _log_of_all(self, values: dict[str, float], **options: Any) -> None:
         # They are equal in all processes already; without sync_dist Lightning would warn.

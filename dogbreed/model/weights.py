@@ -60,10 +60,12 @@ def load_weights(
     if weights == "none":
         return "none (random)"
     if weights in {"auto", "imagenet"}:
-        if weights == "auto" and not timm.get_pretrained_cfg(backbone).has_weights:
-            return "none (random): timm has no pretrained weights of this backbone"
+        if not timm.get_pretrained_cfg(backbone).has_weights:
+            if weights == "auto":
+                return "none (random): timm has no pretrained weights of this backbone"
+            raise BadInput(f"--model.weights imagenet: timm has no weights of {backbone}")
         if hub_reachable():
-            _fill(network, _from_hub(backbone), weights)
+            _fill(network, _from_hub(backbone, weights), weights)
             return f"imagenet: {timm.get_pretrained_cfg(backbone).hf_hub_id or backbone}"
         if weights == "auto" and random_allowed:
             return "none (random): the Hugging Face Hub cannot be reached"
@@ -91,8 +93,14 @@ def load_weights(
     )
 
 
-def _from_hub(backbone: str) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
+def _from_hub(backbone: str, weights: str) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception as error:  # the Hub's client, its HTTP client and timm each have their own
+        line = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"--model.weights {weights}: {backbone} cannot be had from the Hugging Face Hub: {line}"
+        ) from error
     return state
 
 

@@ -304,7 +304,6 @@ class TestWithAHub:
         assert differing(load(served["model.safetensors"]), state(target)) == HEAD
         assert differing(before, state(target)) == set(before) - HEAD
 
-    @pytest.mark.xfail(strict=True, reason="an error of the Hub reaches the user as it is")
     def test_files_that_are_not_there_are_an_error_that_says_what_to_do(
         self, served: dict[str, bytes]
     ) -> None:
@@ -312,7 +311,6 @@ class TestWithAHub:
         with pytest.raises(BadInput, match=r"--model\.weights imagenet"):
             load_weights(network(2), BACKBONE, "imagenet", BREEDS)
 
-    @pytest.mark.xfail(strict=True, reason="timm's own RuntimeError reaches the user")
     def test_imagenet_weights_that_timm_does_not_have_are_an_error(self) -> None:
         backbone = "mobilenetv3_large_075"
         with pytest.raises(BadInput, match=r"--model\.weights imagenet"):
