@@ -29,7 +29,7 @@ def write_where_possible(logger: Any, run_url: str) -> None:
             os.makedirs(options.save_dir, exist_ok=True)
         decided = options.offline or "WANDB_MODE" in os.environ
         if not decided and not wandb.login(prompt=False):
-            # Not `offline`: Lightning hands that on by the environment, which login has read by now.
+            # Not `offline`: Lightning sets the environment for it, which login has read by now.
             entry.dict_kwargs = {**entry.get("dict_kwargs", {}), "mode": "offline"}
             print("W&B: no key found, so the run is kept offline")
 
