@@ -83,23 +83,38 @@ def test_a_run_that_failed_and_was_resumed_scores_as_one_that_was_not(
         assert Run(f"{root}/{name}").read()["state"] == "done"
 
 
-def test_killed_on_gs_and_resumed_with_another_batch_size_sees_each_sample_once(
-    tiny_dataset: str, bucket: str, gcs: FakeGCS
+@pytest.mark.parametrize("batches", [1, 2], ids=["in its middle", "at its end"])
+def test_killed_in_an_epoch_and_resumed_from_gs_scores_as_a_run_that_was_not(
+    batches: int, tiny_dataset: str, bucket: str, gcs: FakeGCS
 ) -> None:
-    command = fit_words(tiny_dataset, bucket, "run", *fail_at(60, kill=True))
+    assert main(fit_words(tiny_dataset, bucket, "whole")) == 0
+    whole = history(Run(f"{bucket}/whole"))
+    rows = int(whole[0]["samples_seen"])
+    seen = min(rows + 16 * batches, 2 * rows)  # in the second of three epochs
+    command = fit_words(tiny_dataset, bucket, "run", *fail_at(seen, kill=True))
     ended = subprocess.run(
         [sys.executable, "-m", "dogbreed", *command], env=os.environ | gcs.env, check=False
     )
     assert ended.returncode == -signal.SIGKILL
     run = Run(f"{bucket}/run")
     assert run.read()["state"] == "running"
-    words = fit_words(tiny_dataset, bucket, "run", "--resume", "auto", *WITHOUT_FAULT)
+    assert main(fit_words(tiny_dataset, bucket, "run", "--resume", "last", *WITHOUT_FAULT)) == 0
+    assert history(run) == whole  # to the last of six decimals
+    assert run.read()["state"] == "done"
+
+
+def test_resumed_with_another_batch_size_sees_each_sample_once(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    root = str(tmp_path)
+    with pytest.raises(Fault):
+        main(fit_words(tiny_dataset, root, "run", *fail_at(60)))
+    words = fit_words(tiny_dataset, root, "run", "--resume", "last", *WITHOUT_FAULT)
     assert main([*words, "--data.batch_size", "7"]) == 0
-    seen = [int(row["samples_seen"]) for row in history(run)]
+    seen = [int(row["samples_seen"]) for row in history(Run(f"{root}/run"))]
     rows = seen[-1] // 3
     assert seen == [rows, 2 * rows, 3 * rows]
-    assert [row["epoch"] for row in history(run)] == ["0", "1", "2"]
-    assert run.read()["state"] == "done"
+    assert [row["epoch"] for row in history(Run(f"{root}/run"))] == ["0", "1", "2"]
 
 
 def test_resuming_under_a_new_name_leaves_the_other_run_alone(
