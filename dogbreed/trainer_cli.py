@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dogbreed import storage
@@ -25,7 +26,7 @@ from dogbreed.parser import OneLineErrors
 from dogbreed.runs import Run
 
 RUN_ROOT = "runs"
-_NAME = "DOGBREED_RUN_NAME"
+NAME_VARIABLE = "DOGBREED_RUN_NAME"
 
 
 class LightningParser(OneLineErrors, LightningArgumentParser):
@@ -110,8 +111,10 @@ class DogCLI(LightningCLI):
         if self.run is None:
             # Processes that DDP starts run this line again: they must find the same name.
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            config.name = config.name or os.environ.get(_NAME) or f"{stamp}-{config.model.backbone}"
-            os.environ[_NAME] = config.name
+            config.name = (
+                config.name or os.environ.get(NAME_VARIABLE) or f"{stamp}-{config.model.backbone}"
+            )
+            os.environ[NAME_VARIABLE] = config.name
             self.run = Run(storage.join(storage.normal(config.run_root), config.name))
             if getattr(rank_zero_only, "rank", 0) == 0 and self.run.exists:
                 raise BadInput(
@@ -137,7 +140,10 @@ class DogCLI(LightningCLI):
                 History(self.run, checkpoints),
                 checkpoints,
             ]
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer: Trainer = super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:  # such as a GPU that is not there
+            raise BadInput("--trainer: " + " ".join(str(error).split())) from error
         return trainer
 
     def _yaml(self) -> str:
@@ -159,7 +165,9 @@ class CheckpointOptions:
 
     def __init__(
         self,
-        monitor: str = "val/top1",
+        monitor: Literal[
+            "val/top1", "val/top5", "val/log_loss", "val/macro_f1", "val/loss"
+        ] = "val/top1",
         mode: Literal["min", "max"] = "max",
         every_n_train_steps: int = 0,
     ) -> None: ...

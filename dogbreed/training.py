@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -19,7 +20,7 @@ from dogbreed.callbacks.wandb import sync_hint
 from dogbreed.errors import BadInput
 from dogbreed.model.metrics import sentence
 from dogbreed.runs import CONFIG_FILE, Run, newest
-from dogbreed.trainer_cli import RUN_ROOT, DogCLI
+from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
 
 PREEMPTED = 143
 
@@ -55,6 +56,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A frozen body is in evaluation on purpose.
     warnings.filterwarnings("ignore", message=".*module.* in eval mode at the start of training")
+    # An epoch of few steps is no mistake, and each of its validations is logged.
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
     # Lightning 2.6 with torch 2.9 and newer; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 
@@ -75,6 +78,9 @@ def fit(argv: Sequence[str]) -> int:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "resume.ckpt"
             storage.download(checkpoint, path)
             _same_data(cli, checkpoint)
+        else:
+            cli.model.load_first_weights()  # before the run's directory is begun
+        stack.callback(os.environ.pop, NAME_VARIABLE, None)
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
         except SIGTERMException:
@@ -149,9 +155,9 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
     run = Run(storage.normal(given)) if given else newest(storage.normal(root or RUN_ROOT))
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_saved_config(run))
-        if as_json := _option(argv, "json") is not None:
+        if as_json := _option(argv, "json") not in {None, "false"}:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        own = yaml.safe_load(Path(saved[1]).read_text())["data"]["root"]
+        config = yaml.safe_load(Path(saved[1]).read_text())["data"]
         cli = DogCLI(verb, [*saved, "--trainer.logger=false", *_bare_json(argv)], run)
         checkpoint = cli.config.checkpoint
         if checkpoint in {"best", "last"}:
@@ -169,13 +175,17 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
         print(cli.model.weights_used)
         if not cli.trainer.is_global_zero:
             return 0
-        if cli.config.data.root == own:
+        seen_as = {name: cli.config.data[name] for name in ("image_size", "crop")}
+        own_data = run.read()["data"]["version"] == data.version
+        own_way = seen_as == {name: config[name] for name in seen_as}
+        if own_data and own_way and cli.config.checkpoint == "best":
             recorded = run.record(**{split: scores})
             shown: dict[str, Any] = {k: recorded[k] for k in ("val", "test") if k in recorded}
         else:
-            # Figures of other pictures never stand beside the run's own as if they were its.
+            # Figures of other pictures, or of another checkpoint, never stand as if they were its.
+            size = f"{seen_as['image_size']} px"
+            key = f"{data.name}@{data.version[:12]}, {cli.config.checkpoint}, {size}"
             others = run.metrics().get("others", {})
-            key = f"{data.name}@{data.version[:12]}"
             others[key] = others.get(key, {}) | {split: scores}
             run.record(others=others)
             shown = {split: scores}

@@ -286,8 +286,9 @@ def test_data_without_split_val_cannot_be_fitted(
 ) -> None:
     data = str(tmp_path / "data")
     prepare.prepare("folder", data, place.photos, splits="0.5,0,0.5")
-    error = failed(fit(place, "--data.root", data), Run(f"{place.here}/new"), capsys)
+    error = refused(fit(place, "--data.root", data), capsys)
     assert error == f"{data}: no pictures in split 'val'; there are: train, test"
+    assert files(place.here) == {}
 
 
 def test_data_without_split_test_cannot_be_tested(
@@ -307,9 +308,26 @@ def test_weights_of_another_model_are_not_loaded(
 ) -> None:
     file = tmp_path / "resnet.safetensors"
     save_file(Network("test_resnet", 4).body.state_dict(), file)
-    words = fit(place, "--model.weights", str(file))
-    error = failed(words, Run(f"{place.here}/new"), capsys)
+    error = refused(fit(place, "--model.weights", str(file)), capsys)
     assert error.startswith(f"--model.weights {file}: weights of another model: ")
+    assert files(place.here) == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--trainer.accelerator", "tpu", "--trainer: "),
+        ("--model.weights", "imagnet", "did you mean 'imagenet'?"),
+        ("--model.backbone", "test_efficientne", "did you mean 'test_efficientnet'?"),
+        ("--model.backbone", "deit_tiny_distilled_patch16_224", "one linear layer"),
+        ("--checkpoints.monitor", "val/f1", "val/macro_f1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    option: str, value: str, said: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(fit(place, option, value), capsys)
+    assert files(place.here) == {}
 
 
 def test_a_picture_that_cannot_be_read_ends_the_fit_and_is_named(

@@ -199,7 +199,8 @@ def test_a_run_that_ended_in_mid_epoch_can_be_scored_by_its_config_from_the_star
     run = Run(f"{tmp_path}/run")
     assert run.metrics() == {}
     assert main(["test", "--run", run.url, "--checkpoint", "last"]) == 0
-    assert set(run.metrics()["test"]) == SCORES
+    (scores,) = run.metrics()["others"].values()
+    assert set(scores["test"]) == SCORES
 
 
 def test_every_epoch_has_its_row_in_a_bucket_that_takes_a_write_a_second(
@@ -272,8 +273,17 @@ class TestScoring:
         assert main(["test", "--run", run.url]) == 0
         small = run.metrics()["test"]
         assert main(["test", "--run", run.url, "--data.image_size", "64"]) == 0
-        assert run.metrics()["test"]["n"] == small["n"]
-        assert run.metrics()["test"]["log_loss"] != small["log_loss"]
+        (large,) = run.metrics()["others"].values()
+        assert large["test"]["n"] == small["n"]
+        assert large["test"]["log_loss"] != small["log_loss"]
+
+    def test_only_the_best_checkpoint_gives_the_runs_own_scores(self, run: Run) -> None:
+        assert main(["test", "--run", run.url]) == 0
+        best = run.metrics()["test"]
+        assert main(["test", "--run", run.url, "--checkpoint", "last"]) == 0
+        assert run.metrics()["test"] == best
+        (key,) = run.metrics()["others"]
+        assert ", last, " in key
 
     def test_the_batch_size_changes_no_score(self, run: Run) -> None:
         assert main(["test", "--run", run.url]) == 0
@@ -307,7 +317,7 @@ class TestScoring:
         metrics = run.metrics()
         assert {"val": metrics["val"], "test": metrics["test"]} == own
         (key,) = metrics["others"]
-        assert key == f"other@{Manifest.open(other).version[:12]}"
+        assert key == f"other@{Manifest.open(other).version[:12]}, best, 32 px"
         assert metrics["others"][key] == printed
         assert set(printed) == {"test"}
 

@@ -111,6 +111,17 @@ class DogDataModule(LightningDataModule):
             )
         return self._loaders[split]
 
+    def setup(self, stage: str) -> None:
+        """See that the splits are there, before anything is written. Raises BadInput."""
+        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
+            self.manifest.rows_of(split)
+
+    def teardown(self, stage: str) -> None:
+        """End the workers."""
+        for loader in self._loaders.values():
+            loader.close()
+        self._loaders.clear()
+
     @property
     def train_size(self) -> int:
         """Pictures in an epoch."""

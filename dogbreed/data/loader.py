@@ -94,6 +94,10 @@ class EpochLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / (self.batch_size * self.world_size))
 
+    def close(self) -> None:
+        """End the workers now; left to the garbage collector each may hold it up for seconds."""
+        self._loader._iterator = None
+
     def state_dict(self) -> dict[str, int]:
         """Tells Lightning that this loader resumes; where, follows from `samples_seen`."""
         return {"samples_seen": self.samples_seen()}

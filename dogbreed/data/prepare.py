@@ -203,7 +203,7 @@ def _classes(found: list[str], out: str) -> list[str]:
     """The breeds' names, sorted.
 
     Raises:
-        BadInput: none at all, or one with fewer than `MIN_PER_CLASS` readable pictures.
+        BadInput: fewer than two, or one with fewer than `MIN_PER_CLASS` readable pictures.
     """
     counts = collections.Counter(found)
     if not counts:
@@ -214,6 +214,8 @@ def _classes(found: list[str], out: str) -> list[str]:
             f"fewer than {MIN_PER_CLASS} readable pictures: {', '.join(few)};"
             " add pictures or remove the folder"
         )
+    if len(counts) == 1:
+        raise BadInput(f"only one breed, {next(iter(counts))}: there is nothing to tell apart")
     return sorted(counts)
 
 

@@ -53,7 +53,7 @@ class Network(nn.Module):
         frozen: keep all but the classifier as they are, BatchNorm's statistics included.
 
     Raises:
-        BadInput: timm has no such model.
+        BadInput: timm has no such model, or one that does not end in a single linear layer.
     """
 
     mean: Tensor
@@ -65,6 +65,9 @@ class Network(nn.Module):
         super().__init__()
         expects = preprocessing(backbone)
         self.body = timm.create_model(backbone, pretrained=False, num_classes=classes)
+        aided = getattr(self.body, "aux_head", None) is not None
+        if aided or not isinstance(self.body.get_classifier(), nn.Linear):
+            raise BadInput(f"{backbone}: only models that end in one linear layer can be used")
         self.drop = nn.Dropout(drop_rate)
         self.frozen = frozen
         for name, value in (("mean", expects.mean), ("std", expects.std)):

@@ -74,7 +74,12 @@ class DogModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load the first weights, before a fit that does not resume."""
-        if stage == "fit" and not self.trainer.ckpt_path and not self.weights_used:
+        if stage == "fit" and not self.trainer.ckpt_path:
+            self.load_first_weights()
+
+    def load_first_weights(self) -> None:
+        """Load them, unless that is done. Raises BadInput if they cannot be had."""
+        if not self.weights_used:
             self.weights_used = load_weights(
                 self.network,
                 self.backbone,
@@ -184,6 +189,8 @@ class DogModule(LightningModule):
 
     def _report(self, split: str) -> None:
         self.results[split] = self.scores.compute()
+        if self.results[split]["n"] == 0:
+            raise BadInput(f"no picture of split {split} could be read: there is nothing to score")
         logged = {f"{split}/{name}": value for name, value in self.results[split].items()}
         logged[f"{split}/loss"] = float(self.val_loss.compute())
         logged.pop(f"{split}/n")

@@ -10,8 +10,9 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from dogbreed import package, storage
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, nearest
 from dogbreed.model.backbone import Network
+from dogbreed.runs import RUN_FILE
 
 PROBE_SECONDS = 3.0
 
@@ -80,6 +81,9 @@ def load_weights(
             raise BadInput(f"{weights}: not a safetensors file ({error})") from None
         _fill(network, state, weights)
         return f"file: {weights} (SHA-256 {storage.digest_of(storage.read(weights))[:12]})"
+    if "/" not in weights and not storage.exists(storage.join(weights, RUN_FILE)):
+        known = nearest(weights, ("auto", "imagenet", "none"))
+        raise BadInput(f"--model.weights {weights}: neither a run nor a .safetensors file{known}")
     source = package.read(storage.join(weights, package.FOLDER))
     if source.model["backbone"] != backbone:
         raise BadInput(
@@ -123,7 +127,7 @@ def _fill(
     )
     if wrong:
         raise BadInput(
-            f"--model.weights {source}: weights of another model: {len(wrong)} of"
-            f" {len(wanted)} tensors don't fit, first {wrong[0]!r}"
+            f"--model.weights {source}: weights of another model: {len(wrong)} tensors don't fit,"
+            f" first {wrong[0]!r}"
         )
     network.body.load_state_dict({name: state[name] for name in wanted}, strict=False)

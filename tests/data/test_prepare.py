@@ -103,13 +103,19 @@ class TestFromAnywhereToAnywhere:
         }
 
     def test_names_with_odd_characters_are_kept(self, place: Place) -> None:
-        odd = {f"shih tzu ü#%+/a b [{k}]&=?.JPG": picture_file(24, 20, seed=k) for k in range(3)}
+        names = [f"{breed}/a b [{k}]&=?.JPG" for breed in ("shih tzu ü#%+", "Ü") for k in range(3)]
+        odd = {name: picture_file(24, 20, seed=k) for k, name in enumerate(names)}
         for kind in ("disk", "bucket"):
             out = place(kind)
             prepare.prepare("folder", out, put(place(kind), odd))
             data = opened(out)
-            assert data.classes == ["shih tzu ü#%+"]
-            assert read_ranges(data.ranges(data.take(range(3)))) == list(odd.values())
+            assert data.classes == ["shih tzu ü#%+", "Ü"]
+            assert read_ranges(data.ranges(data.take(range(6)))) == list(odd.values())
+
+    def test_a_single_breed_is_an_error(self, place: Place) -> None:
+        path, out = put(place("disk"), photographs(breeds=("pug",))), place("disk")
+        with pytest.raises(BadInput, match="only one breed, pug"):
+            prepare.prepare("folder", out, path)
 
     def test_relative_paths_and_home_folders_work(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
