@@ -142,7 +142,7 @@ class DogCLI(LightningCLI):
             ]
         try:
             trainer: Trainer = super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:  # such as a GPU that is not there
+        except (MisconfigurationException, ValueError, ImportError) as error:  # a missing GPU, say
             raise BadInput("--trainer: " + " ".join(str(error).split())) from error
         return trainer
 

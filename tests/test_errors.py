@@ -316,7 +316,7 @@ def test_weights_of_another_model_are_not_loaded(
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--trainer.accelerator", "tpu", "--trainer: "),
+        ("--trainer.accelerator", "abacus", "--trainer: "),
         ("--model.weights", "imagnet", "did you mean 'imagenet'?"),
         ("--model.backbone", "test_efficientne", "did you mean 'test_efficientnet'?"),
         ("--model.backbone", "deit_tiny_distilled_patch16_224", "one linear layer"),

@@ -27,7 +27,8 @@ class DogModule(LightningModule):
             out of reach), `imagenet`, `none`, a .safetensors file or URL in timm's names, or a run.
         freeze: `backbone` trains the classifier alone.
         lr: highest learning rate of the classifier.
-        backbone_lr: highest learning rate of the rest; none: that of the classifier.
+        backbone_lr: highest learning rate of the rest, if it starts from weights; none, or
+            random weights: that of the classifier.
         weight_decay: of AdamW, on matrices and kernels.
         warmup: share of the run's samples over which the rate rises; a cosine to zero follows.
         label_smoothing: of the training loss.
@@ -109,7 +110,11 @@ class DogModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with named groups; its rate follows the samples seen."""
         groups = parameter_groups(
-            self.network, lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay
+            self.network,
+            lr=self.lr,
+            # A backbone that starts from nothing has nothing to keep.
+            backbone_lr=self.lr if self.weights_used.startswith("none") else self.backbone_lr,
+            weight_decay=self.weight_decay,
         )
         optimizer = torch.optim.AdamW(groups)
         total = self.total_samples

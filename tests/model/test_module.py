@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dogbreed.cli import main
 from dogbreed.data.manifest import Manifest
+from dogbreed.model.backbone import Network
 from dogbreed.model.optim import learning_rate_scale
 from dogbreed.runs import Run
 from tests.test_training import fit_words, history
@@ -46,11 +48,18 @@ def train_rows(data: str) -> int:
     return len(Manifest.open(data).rows_of("train"))
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> list[str]:
+    """Words that start the backbone from a file."""
+    save_file(Network("test_efficientnet", 4).body.state_dict(), tmp_path / "own.safetensors")
+    return ["--model.weights", f"{tmp_path}/own.safetensors"]
+
+
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_each_step_is_taken_at_the_rate_of_the_samples_seen_before_it(
-    accumulate: str, tiny_dataset: str, tmp_path: Path
+    accumulate: str, tiny_dataset: str, tmp_path: Path, weights: list[str]
 ) -> None:
-    words = fit_words(tiny_dataset, str(tmp_path), "run", "--data.batch_size", "4")
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--data.batch_size", "4", *weights)
     words += ["--model.lr", "0.01", "--model.backbone_lr", "0.002", "--model.warmup", "0.3"]
     words += [f"--trainer.callbacks+={PATH}.NoteRates"]
     words += [f"--trainer.callbacks.file={tmp_path}/rates.pt"]
@@ -68,8 +77,19 @@ def test_each_step_is_taken_at_the_rate_of_the_samples_seen_before_it(
             assert step[group] == pytest.approx(0.002 * scale)
 
 
-def test_the_rates_of_all_groups_are_in_the_history(tiny_dataset: str, tmp_path: Path) -> None:
+def test_a_backbone_of_random_weights_learns_at_the_heads_rate(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
     words = fit_words(tiny_dataset, str(tmp_path), "run", "--model.backbone_lr", "1e-4")
+    assert main(words) == 0
+    for row in history(Run(f"{tmp_path}/run")):
+        assert row["lr/backbone"] == row["lr/head"]
+
+
+def test_the_rates_of_all_groups_are_in_the_history(
+    tiny_dataset: str, tmp_path: Path, weights: list[str]
+) -> None:
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--model.backbone_lr", "1e-4", *weights)
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     rows, size = history(Run(f"{tmp_path}/run")), train_rows(tiny_dataset)
     for row in rows:
