@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dogbreed.errors import BadInput
 from dogbreed.package import Package
 
 
@@ -40,7 +41,11 @@ class TorchEngine:
         self.temperature = package.model["temperature"]
         self.network = Network(package.model["backbone"], len(package.class_names))
         self.network.body.load_state_dict(load(package.weights()))
-        self.network.eval().to(self.device)
+        try:
+            self.network.eval().to(self.device)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:120]
+            raise BadInput(f"--device {self.device}: {line}") from None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """See `Engine`."""

@@ -5,11 +5,13 @@ orientation, colour modes or resampling.
 """
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # "JPEG" also opens MPO, a JPEG with further pictures behind it, which many phones write.
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -21,7 +23,30 @@ MIN_SIDE = 16
 # Pillow's own advice: a suspected bomb is an error, not a line in the log.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError)  # what Pillow raises
+# What Pillow lets pass when a file is damaged.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+# EXIF's orientations; not ImageOps.exif_transpose, which writes the EXIF block anew and fails on
+# those that are damaged elsewhere.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright picture."""
@@ -31,6 +56,11 @@ class BadImage(ValueError):
     """A file that is no picture, is broken, or is outside the limits; the message says which."""
 
 
+def too_large(size: int) -> BadImage:
+    """What is wrong with a file of that many bytes; it need not be fetched to say so."""
+    return BadImage(f"file of {size:,} bytes, at most {MAX_BYTES:,} are read")
+
+
 def open_image(data: bytes) -> Image.Image:
     """Open without decoding the pixels.
 
@@ -38,7 +68,7 @@ def open_image(data: bytes) -> Image.Image:
         BadImage: no known format, or over `MAX_BYTES` or `MAX_PIXELS`, or a side below `MIN_SIDE`.
     """
     if len(data) > MAX_BYTES:
-        raise BadImage(f"file of {len(data):,} bytes, at most {MAX_BYTES:,} are read")
+        raise too_large(len(data))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -56,17 +86,22 @@ def open_image(data: bytes) -> Image.Image:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height in pixels once the EXIF orientation is applied."""
+    sideways = _orientation(image) in range(5, 9)
+    return (image.height, image.width) if sideways else (image.width, image.height)
+
+
+def _orientation(image: Image.Image) -> object:
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+        return image.getexif().get(ExifTags.Base.Orientation)
     except _BROKEN as error:  # of a PNG, Pillow decodes the pixels to look behind them
         raise BadImage(f"broken picture: {error}") from None
-    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Decode, turn upright, and bring any colour mode to RGB; transparency lies on white."""
     try:
-        image = ImageOps.exif_transpose(image)
+        turn = _TURNS.get(_orientation(image))  # type: ignore[call-overload]
+        image = image if turn is None else image.transpose(turn)
         if image.mode.startswith("I"):  # 16-bit grey: convert() would clip at 255
             image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
         if image.has_transparency_data:

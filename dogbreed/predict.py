@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dogbreed import images, package, storage
 from dogbreed.engine import TorchEngine
 from dogbreed.errors import BadInput
-from dogbreed.ranges import Range, read_ranges, whole
+from dogbreed.ranges import Range, read_pictures, whole
 from dogbreed.runs import newest
 
 FIELDS = ("id", "breed", "probability", "top5", "error")
@@ -44,11 +44,15 @@ def predict(
         batch_size: pictures that the network sees at once.
         device: torch's name of a device; by default a GPU if there is one.
     """
+    if batch_size < 1:
+        raise BadInput(f"--batch_size {batch_size}: must be at least 1")
     if (images is None) == (data is None):
         raise BadInput("say which pictures: either --images PATH-or-URL or --data DATA-SET")
     found = _from_data(data, split) if data is not None else _from_paths(images or [])
     if model is None:
-        where = storage.normal(run) if run else newest(storage.normal(run_root)).url
+        where = (
+            run or newest(run_root, holding=storage.join(package.FOLDER, package.MODEL_FILE)).url
+        )
         model = storage.join(where, package.FOLDER)
     source = package.read(storage.normal(model))
     engine = TorchEngine(source, device)
@@ -123,8 +127,8 @@ def _batches(
     """Names, pictures (uint8, (k, S, S, 3), those that can be read) and errors, batch by batch."""
     size, crop = source.model["preprocessing"]["size"], source.model["preprocessing"]["crop"]
 
-    def look(data: bytes | storage.StorageError) -> np.ndarray | str:
-        if isinstance(data, storage.StorageError):
+    def look(data: bytes | images.BadImage | storage.StorageError) -> np.ndarray | str:
+        if not isinstance(data, bytes):
             return str(data)
         try:
             return images.picture(data, size, lambda w, h: images.centre_box(w, h, crop))
@@ -134,7 +138,7 @@ def _batches(
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(found), batch_size):
             part = found[start : start + batch_size]
-            seen = list(pool.map(look, read_ranges([place for _, place in part])))
+            seen = list(pool.map(look, read_pictures([place for _, place in part])))
             pictures = [picture for picture in seen if isinstance(picture, np.ndarray)]
             errors = [picture if isinstance(picture, str) else "" for picture in seen]
             yield (

@@ -11,10 +11,10 @@ model/         the model package
 
 import dataclasses
 import datetime
-import json
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,12 @@ class Run:
         Raises:
             BadInput: there is no run here.
         """
-        if not self.exists:
-            raise BadInput(f"{self.url}: no run here ({RUN_FILE} is missing)")
-        about: dict[str, Any] = storage.read_json(self.path(RUN_FILE))
+        try:
+            about: dict[str, Any] = storage.read_json(self.path(RUN_FILE))
+        except storage.StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise BadInput(f"{self.url}: no run here ({RUN_FILE} is missing)") from error
+            raise
         return about
 
     def update(self, **fields: Any) -> None:
@@ -84,22 +87,26 @@ class Run:
         return scores
 
 
-def newest(root: str) -> Run:
+def newest(root: str, holding: str = RUN_FILE) -> Run:
     """The run below `root` that was begun last, as its run.json says.
+
+    Args:
+        root: folder or URL of runs.
+        holding: a file in the run; runs without it do not count.
 
     Raises:
         BadInput: there is none.
     """
     begun = []
-    for folder in storage.folders(root):
+    for folder in storage.folders(storage.normal(root)):
         run = Run(folder)
         if run.exists:
             begun.append((run.read()["created"], folder))
-    if not begun:
-        raise BadInput(
-            f"{root}: no runs here; begin one with `dogbreed fit`, or name one with --run"
-        )
-    return Run(max(begun)[1])
+    for _, folder in sorted(begun, reverse=True):
+        if storage.exists(storage.join(folder, holding)):
+            return Run(folder)
+        print(f"{folder}: passed over, it has no {holding} yet", file=sys.stderr)
+    raise BadInput(f"{root}: no runs here; begin one with `dogbreed fit`, or name one with --run")
 
 
 def now() -> str:
@@ -135,8 +142,3 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def to_json_line(value: Any) -> str:
-    """One line of JSON."""
-    return json.dumps(value, ensure_ascii=False)

@@ -5,9 +5,6 @@ and gcsfs runs its own event loop in a thread. Many small reads go out at once o
 Every read can be checked against a SHA-256, because gcsfs accepts a body that came back short
 or damaged. Writes are whole files and atomic: GCS shows an object only when its upload is
 complete, and locally a temporary file is renamed into place.
-
-Retries are ours and short. gcsfs' own begin with one to two seconds and cannot be set; a
-middleware of aiohttp turns each failure into an exception that gcsfs hands on at once.
 """
 
 import asyncio
@@ -15,36 +12,38 @@ import hashlib
 import json
 import logging
 import os
-import random
+import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import aiohttp
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
 from dogbreed.errors import BadInput
+from dogbreed.retries import IN_FLIGHT, explain, one_try, retry, retry_async
+from dogbreed.retries import StorageError as StorageError
 
-ATTEMPTS = 8
-FIRST_PAUSE = 0.05  # seconds; doubles at each attempt up to LONGEST_PAUSE, with jitter
-LONGEST_PAUSE = 2.0
-TIMEOUT = 10.0  # seconds that a small read or write may take before it is asked again
 WHOLE_TIMEOUT = 300.0  # seconds for a whole file, such as a checkpoint
-IN_FLIGHT = 64  # requests at once in a process
-
-T = TypeVar("T")
 
 # Its errors reach the user as one line of ours; without a handler Python would print each twice.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
 
-class StorageError(BadInput):
-    """A file or bucket that cannot be used: missing, forbidden, or out of reach after retries."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def checked_digest(text: str) -> str:
+    """`text`, if it can be a SHA-256 in hex and nothing else, such as a path.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    if not _SHA256.fullmatch(text):
+        raise BadInput(f"{text[:80]!r} is not a SHA-256: the manifest is damaged")
+    return text
 
 
 def digest_of(data: bytes) -> str:
@@ -71,28 +70,15 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
-class Transient(Exception):
-    """A request that may succeed when asked again. Neither OSError nor aiohttp's: see above."""
-
-
-async def _one_try(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    try:
-        response = await handler(request)
-        await response.read()  # a body that breaks off counts here too; kept for who asks next
-    except aiohttp.ClientError as error:
-        raise Transient(f"{type(error).__name__}: {error}") from error
-    if response.status in {408, 429, 500, 502, 503, 504}:
-        raise Transient(f"HTTP {response.status} {response.reason}")
-    return response
-
-
 _GCS_OPTIONS = {
-    "session_kwargs": {"middlewares": (_one_try,)},
+    "session_kwargs": {"middlewares": (one_try,)},
     "requests_timeout": WHOLE_TIMEOUT,  # gcsfs has none by itself
     "use_listings_cache": False,  # never expires, and hides what another process wrote
 }
+
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # it can only be read by setting it
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -101,57 +87,15 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         StorageError: no such protocol, or a package for it is missing.
     """
+    url = normal(url)
+    if "://" not in url:  # fsspec would take a "::" in a name for a chain of URLs
+        return LocalFileSystem(), os.path.abspath(url)
     try:
-        url = normal(url)
         options = _GCS_OPTIONS if url.startswith(("gs://", "gcs://")) else {}
         fs, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise StorageError(f"{url}: {error}") from None
     return fs, path
-
-
-def _permanent(error: BaseException) -> bool:
-    """Whether asking again is in vain."""
-    if isinstance(
-        error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
-    ):
-        return True
-    if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # gcsfs' 403
-        return True
-    code = getattr(error, "code", getattr(error, "status", None))
-    return str(code) in {"400", "401", "403", "404"}
-
-
-def explain(url: str, error: BaseException) -> StorageError:
-    """One line for a person."""
-    text = " ".join(str(error).split()) or "no answer in time"
-    code = str(getattr(error, "code", getattr(error, "status", "")))
-    if isinstance(error, FileNotFoundError) or code == "404":
-        return StorageError(f"{url}: no such file or bucket")
-    if isinstance(error, PermissionError) or "Forbidden" in text or code in {"401", "403"}:
-        return StorageError(f"{url}: access denied ({text[:160]})")
-    kind = "" if isinstance(error, Transient) else f"{type(error).__name__}: "
-    return StorageError(f"{url}: {kind}{text[:200]}")
-
-
-def _pause(attempt: int) -> float:
-    return float(min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1))
-
-
-def retry(url: str, call: Callable[[], T]) -> T:
-    """Call until it succeeds, at most `ATTEMPTS` times.
-
-    Raises:
-        StorageError: it cannot or did not succeed.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except Exception as error:  # gcsfs raises aiohttp's, requests' and google's own kinds
-            if _permanent(error) or attempt == ATTEMPTS - 1:
-                raise explain(url, error) from error
-            time.sleep(_pause(attempt))
-    raise AssertionError("unreachable")
 
 
 def read(url: str) -> bytes:
@@ -173,7 +117,7 @@ def write(url: str, data: bytes) -> None:
             try:
                 part.write(data)
                 part.close()
-                os.chmod(part.name, 0o644)
+                os.chmod(part.name, 0o666 & ~_UMASK)  # a temporary file is private
                 os.replace(part.name, target)
             except BaseException:
                 os.unlink(part.name)
@@ -201,7 +145,7 @@ def exists(url: str) -> bool:
     try:
         return bool(retry(url, lambda: fs.info(path)["type"] == "file"))
     except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return False
         raise
 
@@ -280,26 +224,12 @@ def write_many(files: dict[str, bytes]) -> None:
 
     async def put(gate: asyncio.Semaphore, url: str, data: bytes) -> None:
         async with gate:
-            await retry_async(url, lambda: fs._pipe_file(fs._strip_protocol(url), data))
+            await retry_async(
+                url, lambda: fs._pipe_file(fs._strip_protocol(url), data), size=len(data)
+            )
 
     async def put_all() -> None:
         gate = asyncio.Semaphore(IN_FLIGHT)
         await asyncio.gather(*(put(gate, url, data) for url, data in files.items()))
 
     sync(fs.loop, put_all)
-
-
-async def retry_async(url: str, call: Callable[[], Any]) -> Any:
-    """Await what `call` gives until it succeeds, at most `ATTEMPTS` times, each `TIMEOUT` long.
-
-    Raises:
-        StorageError: it cannot or did not succeed.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            return await asyncio.wait_for(call(), TIMEOUT)
-        except Exception as error:
-            if _permanent(error) or attempt == ATTEMPTS - 1:
-                raise explain(url, error) from error
-            await asyncio.sleep(_pause(attempt))
-    raise AssertionError("unreachable")

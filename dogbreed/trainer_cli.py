@@ -17,13 +17,13 @@ from dogbreed import storage
 from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.history import History
 from dogbreed.callbacks.identity import Identity
-from dogbreed.callbacks.wandb import write_where_possible
 from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
 from dogbreed.errors import BadInput
 from dogbreed.model.backbone import preprocessing
 from dogbreed.model.module import DogModule
 from dogbreed.parser import OneLineErrors
 from dogbreed.runs import Run
+from dogbreed.tracking import write_where_possible
 
 RUN_ROOT = "runs"
 NAME_VARIABLE = "DOGBREED_RUN_NAME"
@@ -103,7 +103,13 @@ class DogCLI(LightningCLI):
             config.data.root = os.path.abspath(storage.normal(config.data.root))
         expects = preprocessing(config.model.backbone)
         if config.data.image_size is None:
-            config.data.image_size = SAMPLE_SIZE if config.data.root is None else expects.size
+            sample = config.data.root is None and not expects.fixed
+            config.data.image_size = SAMPLE_SIZE if sample else expects.size
+        if expects.fixed and config.data.image_size != expects.size:
+            raise BadInput(
+                f"--data.image_size {config.data.image_size}: {config.model.backbone} takes"
+                f" {expects.size} pixels only"
+            )
         if config.data.crop is None:
             config.data.crop = 1.0 if config.data.root is None else expects.crop
         if config.trainer.precision is None:
@@ -134,10 +140,10 @@ class DogCLI(LightningCLI):
         if self.verb == "fit":
             assert self.run is not None
             checkpoints = Checkpoints(self.run, **self.config.checkpoints.as_dict())
-            kwargs["callbacks"] = [
-                Identity(self.run, self._yaml(), self.resume),
-                *kwargs["callbacks"],
+            # In this order: a run is done when its model is there, and checkpoints save the rest.
+            kwargs["callbacks"] += [
                 History(self.run, checkpoints),
+                Identity(self.run, self._yaml(), self.resume),
                 checkpoints,
             ]
         try:

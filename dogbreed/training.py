@@ -16,23 +16,26 @@ import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dogbreed import storage
-from dogbreed.callbacks.wandb import sync_hint
 from dogbreed.errors import BadInput
 from dogbreed.model.metrics import sentence
 from dogbreed.runs import CONFIG_FILE, Run, newest
+from dogbreed.tracking import sync_hint
 from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
 
 PREEMPTED = 143
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
-    """The last value of `--name` in `argv`, before anything is parsed."""
+    """The last value of an option in `argv` or its configs, before anything is parsed."""
     value = None
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word == f"--{name}":
-            value = following
-        elif word.startswith(f"--{name}="):
-            value = word.split("=", 1)[1]
+        option, _, joined = word.partition("=")
+        given = joined or following
+        if option == f"--{name}":
+            value = given
+        elif option in {"-c", "--config"} and storage.exists(storage.normal(given)):
+            with contextlib.suppress(yaml.YAMLError, AttributeError):  # the parser will say it
+                value = yaml.safe_load(storage.read(given)).get(name, value)
     return value
 
 
@@ -77,14 +80,16 @@ def fit(argv: Sequence[str]) -> int:
         if checkpoint is not None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "resume.ckpt"
             storage.download(checkpoint, path)
-            _same_data(cli, checkpoint)
+            _same_data(cli, checkpoint, _load(path, checkpoint)["data_version"])
         else:
             cli.model.load_first_weights()  # before the run's directory is begun
         stack.callback(os.environ.pop, NAME_VARIABLE, None)
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
         except SIGTERMException:
-            print(f"ended by SIGTERM; go on with --resume last --name {cli.config.name}")
+            if cli.trainer.is_global_zero:
+                where = f"--run_root {cli.config.run_root} --name {cli.config.name}"
+                print(f"ended by SIGTERM; go on with: dogbreed fit --resume last {where}")
             return PREEMPTED
         except SystemExit:  # Lightning's own on Ctrl-C, with status 1
             if cli.trainer.interrupted:
@@ -120,20 +125,34 @@ def _resumed(argv: Sequence[str], resume: str) -> tuple[Run | None, str | None]:
     raise BadInput(f"{run.url}: there is no checkpoint {resume!r} to go on from")
 
 
-def _same_data(cli: DogCLI, checkpoint: str) -> None:
+def _load(path: Path, url: str) -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        BadInput: it is not one that fit wrote.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        if not {"state_dict", "samples_seen", "data_version"} <= set(state):
+            raise ValueError("something is missing in it")
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        line = " ".join(str(error).split())[:120]
+        raise BadInput(f"{url}: not a checkpoint of dogbreed fit ({line})") from error
+    return state
+
+
+def _same_data(cli: DogCLI, checkpoint: str, begun: str) -> None:
     """Going on in the middle of an epoch makes sense on the same data only.
 
     Raises:
         BadInput: the run was begun on another version of the data.
     """
-    run = Run(checkpoint.rsplit("/checkpoints/", 1)[0])
-    begun = run.read()["data"]["version"] if run.exists else None
     now = cli.datamodule.manifest.version
-    if begun not in {None, now}:
+    if begun != now:
         raise BadInput(
             f"--resume {checkpoint}: begun on version {begun[:12]} of the data, but"
             f" {cli.datamodule.manifest.root} holds {now[:12]}; start from its weights instead:"
-            f" --model.weights {run.url}"
+            " --model.weights RUN"
         )
 
 
@@ -151,8 +170,8 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
     _quiet()
     if {"-h", "--help"} & set(argv):
         DogCLI(verb, argv)
-    given, root = _option(argv, "run"), _option(argv, "run_root")
-    run = Run(storage.normal(given)) if given else newest(storage.normal(root or RUN_ROOT))
+    given, root = _option(argv, "run"), _option(argv, "run_root") or RUN_ROOT
+    run = Run(storage.normal(given)) if given else newest(root, holding="checkpoints/best.ckpt")
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_saved_config(run))
         if as_json := _option(argv, "json") not in {None, "false"}:
@@ -164,20 +183,24 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
             checkpoint = run.checkpoint(checkpoint)
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "score.ckpt"
         storage.download(checkpoint, path)
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = _load(path, checkpoint)
         cli.model.on_load_checkpoint(state)
-        cli.model.load_state_dict(state["state_dict"])
+        try:
+            cli.model.load_state_dict(state["state_dict"])
+        except RuntimeError:
+            raise BadInput(f"{checkpoint}: of another model than {cli.model.backbone}") from None
         evaluate = cli.trainer.validate if verb == "validate" else cli.trainer.test
         evaluate(cli.model, cli.datamodule, verbose=False)
         scores = cli.model.results[split]
         data = cli.datamodule.manifest
-        print(f"{split} of {data.name}: {sentence(scores)}; {run.url}, first weights: ", end="")
-        print(cli.model.weights_used)
         if not cli.trainer.is_global_zero:
             return 0
+        print(f"{split} of {data.name}: {sentence(scores)}; {run.url}, first weights: ", end="")
+        print(cli.model.weights_used)
         seen_as = {name: cli.config.data[name] for name in ("image_size", "crop")}
         own_data = run.read()["data"]["version"] == data.version
-        own_way = seen_as == {name: config[name] for name in seen_as}
+        limit = cli.trainer.limit_val_batches if split == "val" else cli.trainer.limit_test_batches
+        own_way = seen_as == {name: config[name] for name in seen_as} and limit == 1.0
         if own_data and own_way and cli.config.checkpoint == "best":
             recorded = run.record(**{split: scores})
             shown: dict[str, Any] = {k: recorded[k] for k in ("val", "test") if k in recorded}

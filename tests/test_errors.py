@@ -319,7 +319,11 @@ def test_weights_of_another_model_are_not_loaded(
         ("--trainer.accelerator", "abacus", "--trainer: "),
         ("--model.weights", "imagnet", "did you mean 'imagenet'?"),
         ("--model.backbone", "test_efficientne", "did you mean 'test_efficientnet'?"),
-        ("--model.backbone", "deit_tiny_distilled_patch16_224", "one linear layer"),
+        ("--model.backbone", "efficientformer_l1", "one linear layer"),
+        ("--model.backbone", "vit_tiny_patch16_224", "takes 224 pixels only"),
+        ("--data.batch_size", "0", "--data.batch_size 0: must be at least 1"),
+        ("--data.workers", "-1", "must be at least 0"),
+        ("--data.augment.scale", "0", "--data.augment: out of range"),
         ("--checkpoints.monitor", "val/f1", "val/macro_f1"),
     ],
 )

@@ -1,8 +1,10 @@
 """Decoding: every kind of photograph gives the same upright RGB pixels, anything else an error."""
 
+import contextlib
 import io
 import random
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 
@@ -349,3 +351,18 @@ class TestCentreBox:
         self, size: tuple[int, int], crop: float, box: images.Box
     ) -> None:
         assert centre_box(*size, crop) == pytest.approx(box)
+
+
+def test_a_damaged_exif_block_never_escapes_as_another_error() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    data = bytearray(picture_file(40, 30, exif=exif))
+    start = data.index(b"Exif")
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        mutant = bytearray(data)
+        for place in rng.integers(start + 6, start + 60, 4):
+            mutant[place] = rng.integers(256)
+        with warnings.catch_warnings(), contextlib.suppress(images.BadImage):
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's own remarks on the damage
+            images.check(bytes(mutant))

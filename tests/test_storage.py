@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from dogbreed import ranges as ranges_module
-from dogbreed import storage
+from dogbreed import retries, storage
 from dogbreed.ranges import Range, read_ranges, whole
 from dogbreed.storage import StorageError
 from tests.doubles.gcs import FakeGCS
@@ -38,7 +38,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let retries follow at once."""
-    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
 
 
 def bytes_of(seed: int, size: int) -> bytes:
@@ -195,7 +195,7 @@ class TestAtomicWrite:
 
     @pytest.fixture
     def full_disk(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(storage, "ATTEMPTS", 1)
+        monkeypatch.setattr(retries, "ATTEMPTS", 1)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
         yield
@@ -391,7 +391,7 @@ class TestFaults:
         got = read_ranges(ranges)
         assert_one_line(got.pop(2), ranges[2].url)
         assert got == [bytes_of(k, 1000) for k in (0, 1, 3, 4)]
-        assert gcs.counts[fault] == storage.ATTEMPTS
+        assert gcs.counts[fault] == retries.ATTEMPTS
 
     def test_a_short_body_is_noticed_without_a_digest(self, gcs: FakeGCS, bucket: str) -> None:
         (known,) = fill(bucket, 1)
@@ -417,7 +417,7 @@ class TestFaults:
     def test_two_writes_of_a_name_within_a_second_succeed(
         self, gcs: FakeGCS, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "FIRST_PAUSE", 0.05)
+        monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
         gcs.faults.one_write_per_second = True
         for text in (b"first", b"second"):
             storage.write(f"{bucket}/metrics.json", text)
@@ -428,7 +428,7 @@ class TestFaults:
     def test_a_server_that_never_recovers_is_an_error_after_all_attempts(
         self, gcs: FakeGCS, bucket: str, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "ATTEMPTS", 3)
+        monkeypatch.setattr(retries, "ATTEMPTS", 3)
         (there,) = fill(bucket, 1)
         gcs.faults.error_status, gcs.faults.error_rate = status, 1.0
         with pytest.raises(StorageError) as caught:
@@ -444,7 +444,7 @@ class TestFaults:
         self, gcs: FakeGCS, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ranges = fill(bucket, 20)
-        monkeypatch.setattr(storage, "TIMEOUT", 0.3)
+        monkeypatch.setattr(retries, "TIMEOUT", 0.3)
         gcs.faults.stall_rate, gcs.faults.stall_seconds = 0.3, 600
         got = read_ranges(ranges)
         assert [storage.digest_of(data) for data in got] == [r.digest for r in ranges]
@@ -454,8 +454,8 @@ class TestFaults:
         self, gcs: FakeGCS, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ranges = fill(bucket, 3)
-        monkeypatch.setattr(storage, "TIMEOUT", 0.2)
-        monkeypatch.setattr(storage, "ATTEMPTS", 2)
+        monkeypatch.setattr(retries, "TIMEOUT", 0.2)
+        monkeypatch.setattr(retries, "ATTEMPTS", 2)
         gcs.faults.stall_rate, gcs.faults.stall_seconds, gcs.faults.only = 1.0, 600, "/001"
         first, stalled, third = read_ranges(ranges)
         assert (first, third) == (bytes_of(0, 1000), bytes_of(2, 1000))
@@ -464,7 +464,7 @@ class TestFaults:
     def test_a_server_that_is_gone_is_an_error_of_one_line(
         self, gcs: FakeGCS, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "ATTEMPTS", 2)
+        monkeypatch.setattr(retries, "ATTEMPTS", 2)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
         with pytest.raises(StorageError) as caught:
             storage.read("gs://bucket/a")

@@ -41,12 +41,15 @@ class Checkpoints(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.best: float | None = None
         self.best_results: dict[str, float] = {}
+        self._step = self._saved_at = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save every n steps, but not just before a validation, which saves anyway."""
-        due = self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0
+        step, before = trainer.global_step, self._step
+        self._step = step  # unchanged while gradients are accumulated
+        due = step != before and self.every_n_train_steps and step % self.every_n_train_steps == 0
         if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer, "last")
 
@@ -70,6 +73,23 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             storage.copy(self.run.checkpoint("best"), self.run.checkpoint("last"))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Catch up on the validation of an epoch that was ended in it."""
+        assert isinstance(pl_module, DogModule)
+        self._step, self._saved_at = trainer.global_step, pl_module.samples_seen
+        epochs, consumed = divmod(pl_module.samples_seen, data_of(trainer).train_size)
+        due = consumed == 0 and epochs % (trainer.check_val_every_n_epoch or 1) == 0
+        if due and pl_module.validated_at < pl_module.samples_seen:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what no validation followed."""
+        assert isinstance(pl_module, DogModule)
+        if pl_module.samples_seen != self._saved_at:
+            self._save(trainer, "last")
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
@@ -78,6 +98,8 @@ class Checkpoints(Checkpoint):
             self._save(trainer, "last")
 
     def _save(self, trainer: Trainer, which: str) -> None:
+        assert isinstance(trainer.lightning_module, DogModule)
+        self._saved_at = trainer.lightning_module.samples_seen
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint"
             trainer.save_checkpoint(path)  # every process takes part

@@ -58,17 +58,18 @@ class History(Callback):
         assert isinstance(pl_module, DogModule)
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        train = pl_module.train_results()  # all processes take part
+        train, skipped = pl_module.train_results(), pl_module.skipped_so_far()
         if not trainer.is_global_zero:
             return
         rate = (pl_module.samples_seen - self._samples) / max(self._trained, 1e-9)
         val = pl_module.results["val"] | {"loss": float(trainer.callback_metrics["val/loss"])}
+        epoch = (pl_module.samples_seen - 1) // data_of(trainer).train_size
         row: dict[str, Any] = {
-            "epoch": trainer.current_epoch,
+            "epoch": epoch,
             "samples_seen": pl_module.samples_seen,
             "seconds": f"{time.monotonic() - self._since:.2f}",
             "train_images_per_s": f"{rate:.1f}",
-            "skipped": pl_module.skipped_in_epoch,
+            "skipped": skipped,
         }
         row |= {f"train/{name}": f"{value:.6f}" for name, value in train.items()}
         row |= {f"val/{k}": v if k == "n" else f"{v:.6f}" for k, v in val.items()}
@@ -77,7 +78,7 @@ class History(Callback):
         self.rows.append(row)
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         line = (
-            f"epoch {trainer.current_epoch + 1}/{epochs}  {pl_module.samples_seen:,} samples"
+            f"epoch {epoch + 1}/{epochs}  {pl_module.samples_seen:,} samples"
             f"  {rate:.0f} images/s  train loss {train['loss']:.3f}, top-1 {train['top1']:.3f}"
             f"  val log-loss {val['log_loss']:.3f}, top-1 {val['top1']:.3f}"
         )
@@ -97,7 +98,12 @@ class History(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write curves, metrics.json and the model package, and say what to type next."""
         assert isinstance(pl_module, DogModule)
-        if not trainer.is_global_zero or not self.checkpoints.best_results:
+        if not trainer.is_global_zero:
+            return
+        if not self.checkpoints.best_results:
+            print(
+                f"the run lies in {self.run.url}; without a validation there is no best checkpoint"
+            )
             return
         data, name = data_of(trainer), self.run.url.rsplit("/", 1)[-1]
         title = f"{name}: {pl_module.backbone} on {data.manifest.name}"

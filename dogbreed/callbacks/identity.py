@@ -68,9 +68,10 @@ class Identity(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is done."""
+        assert isinstance(pl_module, DogModule)
+        skipped = pl_module.skipped_so_far()
         if trainer.is_global_zero:
-            skipped = getattr(pl_module, "skipped_in_epoch", 0)
-            self.run.update(state="done", ended=now(), skipped_in_last_epoch=skipped)
+            self.run.update(state="done", ended=now(), skipped=skipped)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -13,7 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from dogbreed.storage import digest_of
+from dogbreed.storage import checked_digest, digest_of
 
 
 class Cache:
@@ -26,7 +26,7 @@ class Cache:
         self._unchecked = max_bytes
 
     def _path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
+        return self.folder / digest[:2] / checked_digest(digest)
 
     def get(self, digest: str) -> bytes | None:
         """The bytes with this SHA-256 (hex), or None. A damaged entry is removed."""

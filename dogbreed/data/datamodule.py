@@ -65,6 +65,18 @@ class DogDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("image_size", image_size, 1),
+            ("workers", workers, 0),
+            ("prefetch", prefetch, 1),
+            ("window", window, 1),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < least:
+                raise BadInput(f"--data.{name} {value}: must be at least {least}")
+        if crop is not None and not 0 < crop <= 1:
+            raise BadInput(f"--data.crop {crop}: must lie above 0 and not above 1")
         self.manifest = Manifest.open(root if root is not None else embedded_sample())
         self.class_names = classes or self.manifest.classes
         self.labels = _match(self.manifest, self.class_names)

@@ -16,7 +16,7 @@ from dogbreed.data.manifest import Manifest
 from dogbreed.data.order import Request
 from dogbreed.data.transforms import Augment, draws, light, random_box
 from dogbreed.errors import BadInput
-from dogbreed.ranges import read_ranges
+from dogbreed.ranges import read_pictures
 
 
 class Batch(TypedDict):
@@ -89,7 +89,7 @@ class PictureDataset(Dataset[Batch]):
             if not valid[k]:
                 continue
             try:
-                if isinstance(data, storage.StorageError):
+                if not isinstance(data, bytes):
                     raise data
                 if self.augment is None:
                     image[k] = images.picture(data, self.size, self._centre)
@@ -126,13 +126,15 @@ class PictureDataset(Dataset[Batch]):
             pixels = pixels[:, ::-1]
         return pixels, light(rng, augment)
 
-    def _fetch(self, rows: list[dict[str, Any]]) -> list[bytes | storage.StorageError]:
+    def _fetch(
+        self, rows: list[dict[str, Any]]
+    ) -> list[bytes | images.BadImage | storage.StorageError]:
         """The rows' bytes, from the cache where it has them, the rest in one call."""
-        found: list[bytes | storage.StorageError | None] = [None] * len(rows)
+        found: list[bytes | images.BadImage | storage.StorageError | None] = [None] * len(rows)
         if self.cache is not None:
             found = [self.cache.get(row["digest"]) for row in rows]
         missing = [k for k, data in enumerate(found) if data is None]
-        fetched = read_ranges(self.manifest.ranges([rows[k] for k in missing]))
+        fetched = read_pictures(self.manifest.ranges([rows[k] for k in missing]))
         for k, data in zip(missing, fetched, strict=True):
             found[k] = data
             if self.cache is not None and isinstance(data, bytes):

@@ -156,7 +156,7 @@ class Manifest:
                 f"{root}: the manifest has schema {dataset['schema']}, this dogbreed reads up to"
                 f" {SCHEMA_VERSION}; upgrade dogbreed"
             )
-        digest = dataset["manifest"]["sha256"]
+        digest = storage.checked_digest(dataset["manifest"]["sha256"])
         path = cache_home() / "manifests" / f"{digest}.v{SCHEMA_VERSION}.arrow"
         if not path.exists():
             _bring(storage.join(root, MANIFEST_FILE), digest, path)
@@ -232,11 +232,19 @@ class Manifest:
         return taken
 
     def ranges(self, rows: Sequence[dict[str, Any]]) -> list[Range]:
-        """Where the bytes of these rows lie."""
-        return [
-            Range(storage.join(self.root, r["uri"]), r["offset"], r["size"], r["digest"])
-            for r in rows
-        ]
+        """Where the bytes of these rows lie.
+
+        Raises:
+            BadInput: a row of a data set in a bucket points to this machine's disk, or out of
+                the data set.
+        """
+        return [Range(self._url(r["uri"]), r["offset"], r["size"], r["digest"]) for r in rows]
+
+    def _url(self, uri: str) -> str:
+        url = storage.join(self.root, uri)
+        if ".." in uri.split("/") or storage.is_local(url) > storage.is_local(self.root):
+            raise BadInput(f"{self.root}: a row of the manifest points out of it, to {uri!r}")
+        return url
 
 
 def _bring(url: str, digest: str, path: Path) -> None:

@@ -9,10 +9,10 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -20,31 +20,13 @@ from dogbreed import breeds, images, storage
 from dogbreed.data import manifest, sample
 from dogbreed.data.contact_sheet import contact_sheet
 from dogbreed.data.manifest import Manifest, Row
+from dogbreed.data.sources import CHUNK, Found, enough, from_folder, from_sample
 from dogbreed.errors import BadInput
-from dogbreed.ranges import Range, read_ranges
 
-CHUNK = 256  # pictures read, checked and written at a time: bounds the memory
 REJECTS_FILE = "rejects.csv"
 SHEET_FILE = "contact_sheet.png"
-MIN_PER_CLASS = 3
 
 Splits = tuple[float, float, float]
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-
-
-class Found(NamedTuple):
-    """A picture of a source before anyone has looked into it."""
-
-    id: str
-    breed: str
-    split: str  # empty: by hash
-    data: bytes | images.BadImage
 
 
 def prepare(
@@ -81,10 +63,10 @@ def prepare(
     if source == "folder":
         if path is None:
             raise BadInput("--source folder needs --path, the folder with one folder per breed")
-        pictures, total = _from_folder(storage.normal(path))
+        pictures, total = from_folder(storage.normal(path))
         name = name or storage.normal(path).rsplit("/", 1)[-1]
     else:
-        pictures, total = _from_sample(per_class, seed), per_class * len(sample.BREEDS)
+        pictures, total = from_sample(per_class, seed), per_class * len(sample.BREEDS)
         name = name or "synthetic-breeds"
     dataset = build(pictures, total, out, name=name, source=source, splits=shares, seed=seed)
     counts = {split: sum(of.values()) for split, of in dataset.dataset["counts"].items()}
@@ -97,7 +79,7 @@ def embedded_sample() -> str:
     """The embedded sample's folder on this machine; drawn on first use."""
     root = manifest.cache_home() / f"sample-v{sample.VERSION}"
     if not (root / manifest.DATASET_FILE).exists():
-        pictures, total = _from_sample(sample.PER_CLASS, 0), sample.PER_CLASS * len(sample.BREEDS)
+        pictures, total = from_sample(sample.PER_CLASS, 0), sample.PER_CLASS * len(sample.BREEDS)
         build(
             pictures,
             total,
@@ -164,6 +146,8 @@ def build(
         print(
             f"{len(rejects):,} of {total:,} files rejected, see {storage.join(out, REJECTS_FILE)}"
         )
+    if leaks := _leaks([row for row, _ in rows]):
+        print(f"{leaks:,} pictures lie in more than one split: scores will flatter")
     names = _classes([breed for _, breed in rows], out)
     index = {breed: number for number, breed in enumerate(names)}
     manifest.save(
@@ -173,7 +157,13 @@ def build(
             {"name": n, "title": breeds.title(n), "synset": breeds.synset_of(n)} for n in names
         ],
         name=name,
-        source={"kind": source, "seed": seed, "splits": list(splits), "rejected": len(rejects)},
+        source={
+            "kind": source,
+            "seed": seed,
+            "splits": list(splits),
+            "rejected": len(rejects),
+            "in_several_splits": leaks,
+        },
     )
     dataset = Manifest.open(out)
     storage.write(storage.join(out, SHEET_FILE), contact_sheet(dataset))
@@ -205,18 +195,18 @@ def _classes(found: list[str], out: str) -> list[str]:
     Raises:
         BadInput: fewer than two, or one with fewer than `MIN_PER_CLASS` readable pictures.
     """
-    counts = collections.Counter(found)
-    if not counts:
+    if not found:
         raise BadInput(f"no readable picture found; what was wrong stands in {out}/{REJECTS_FILE}")
-    few = [f"{breed} ({n})" for breed, n in sorted(counts.items()) if n < MIN_PER_CLASS]
-    if few:
-        raise BadInput(
-            f"fewer than {MIN_PER_CLASS} readable pictures: {', '.join(few)};"
-            " add pictures or remove the folder"
-        )
-    if len(counts) == 1:
-        raise BadInput(f"only one breed, {next(iter(counts))}: there is nothing to tell apart")
-    return sorted(counts)
+    enough(found, "readable ")
+    return sorted(set(found))
+
+
+def _leaks(rows: list[Row]) -> int:
+    """How many different pictures lie in more than one split; only a source's own splits can."""
+    splits = collections.defaultdict(set)
+    for row in rows:
+        splits[row.group].add(row.split)
+    return sum(len(of_group) > 1 for of_group in splits.values())
 
 
 def _look(found: Found) -> tuple[int, int] | str:
@@ -241,53 +231,3 @@ def _csv(rows: Iterable[tuple[str, ...]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
-
-
-def _from_sample(per_class: int, seed: int) -> Iterator[Found]:
-    for picture, data in sample.pictures(per_class, seed):
-        yield Found(picture, picture.split("/")[0], "", data)
-
-
-def _from_folder(path: str) -> tuple[Iterator[Found], int]:
-    """The pictures of class folders, and their number.
-
-    A picture that lies in no class folder is handed out as a bad one.
-
-    Raises:
-        BadInput: no such folder, no pictures in folders of it, or one that cannot be fetched.
-    """
-    there = storage.find(path)
-    files = [(name.split("/"), size) for name, size in there if images.is_picture_name(name)]
-    tops = {parts[0] for parts, _ in files if len(parts) > 1}
-    above = 1 if tops and tops <= set(_SPLIT_FOLDERS) else 0  # folders above the class folders
-    if not any(len(parts) > above + 1 for parts, _ in files):
-        raise BadInput(
-            f"{path}: no pictures ({', '.join(sorted(images.SUFFIXES))})"
-            " in folders named after breeds"
-        )
-    if len(files) < len(there):
-        print(f"{len(there) - len(files):,} files left out: not named like pictures")
-
-    def read() -> Iterator[Found]:
-        remaining = iter(files)
-        while chunk := list(islice(remaining, CHUNK)):
-            # What is too large is rejected by its size alone: some of its bytes are enough.
-            fetched = read_ranges(
-                [
-                    Range(storage.join(path, *parts), 0, min(size, images.MAX_BYTES + 1))
-                    for parts, size in chunk
-                ]
-            )
-            for (parts, _), data in zip(chunk, fetched, strict=True):
-                if isinstance(data, storage.StorageError):
-                    raise data
-                split = _SPLIT_FOLDERS[parts[0]] if above else ""
-                inside = len(parts) > above + 1
-                yield Found(
-                    "/".join(parts),
-                    parts[above] if inside else "",
-                    split,
-                    data if inside else images.BadImage("lies in no folder named after a breed"),
-                )
-
-    return read(), len(files)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dogbreed.errors import BadInput
 from dogbreed.images import Box
 
 
@@ -34,6 +35,14 @@ class Augment:
     brightness: float = 0.3
     contrast: float = 0.3
     saturation: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse strengths that make no sense. Raises BadInput."""
+        shares = (self.flip, self.brightness, self.contrast, self.saturation)
+        if not (0 < self.scale <= 1 <= self.ratio and all(0 <= share <= 1 for share in shares)):
+            raise BadInput(
+                f"--data.augment: out of range (shares from 0 to 1, ratio from 1): {self}"
+            )
 
 
 def draws(seed: int, epoch: int, sample_id: str) -> np.random.Generator:

@@ -18,12 +18,14 @@ class Preprocessing:
         crop: side of the centred crop over the picture's shorter side.
         mean: of each channel, for pixels from 0 to 1.
         std: likewise.
+        fixed: whether no other size will do, as for most transformers.
     """
 
     size: int
     crop: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fixed: bool
 
 
 def preprocessing(backbone: str) -> Preprocessing:
@@ -35,11 +37,14 @@ def preprocessing(backbone: str) -> Preprocessing:
     if not timm.is_model(backbone):
         name = backbone.split(".", maxsplit=1)[0]
         raise BadInput(f"timm has no model {backbone!r}{nearest(name, timm.list_models())}")
-    config = timm.data.resolve_data_config(
-        pretrained_cfg=timm.get_pretrained_cfg(backbone).to_dict(), verbose=False
-    )
+    known = timm.get_pretrained_cfg(backbone)
+    config = timm.data.resolve_data_config(pretrained_cfg=known.to_dict(), verbose=False)
     return Preprocessing(
-        config["input_size"][-1], config["crop_pct"], config["mean"], config["std"]
+        size=config["input_size"][-1],
+        crop=config["crop_pct"],
+        mean=config["mean"],
+        std=config["std"],
+        fixed=bool(known.fixed_input_size),
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 
 from dogbreed.data.datamodule import data_of
 from dogbreed.data.dataset import Batch
@@ -62,7 +62,7 @@ class DogModule(LightningModule):
             self.network.to(memory_format=torch.channels_last)
         self.lr, self.backbone_lr = lr, lr if backbone_lr is None else backbone_lr
         self.weight_decay, self.warmup, self.label_smoothing = weight_decay, warmup, label_smoothing
-        self.samples_seen = 0
+        self.samples_seen = self.validated_at = 0
         self.weights_used = ""
         self.random_weights_allowed = False  # the embedded sample allows them
         self.scores = Scores(len(class_names))
@@ -71,7 +71,10 @@ class DogModule(LightningModule):
         self.train_loss, self.train_top1, self.val_loss = MeanMetric(), MeanMetric(), MeanMetric()
         self.train_loss.persistent(True)
         self.train_top1.persistent(True)
+        self.skipped = SumMetric()
+        self.skipped.persistent(True)
         self.skipped_in_epoch = 0
+        self._resumed = False
 
     def setup(self, stage: str) -> None:
         """Load the first weights, before a fit that does not resume."""
@@ -100,12 +103,17 @@ class DogModule(LightningModule):
     def total_samples(self) -> int:
         """Samples of the whole run, which the learning rate is spread over."""
         trainer, data = self.trainer, data_of(self.trainer)
+        batch = data.batch_size * trainer.world_size
+        limit = trainer.limit_train_batches
+        epoch = limit * data.train_size if isinstance(limit, float) else limit * batch
+        ends = []
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            return int(trainer.max_epochs * data.train_size)
+            ends.append(trainer.max_epochs * min(epoch, data.train_size))
         if trainer.max_steps > 0:
-            batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-            return int(trainer.max_steps * batch)
-        raise BadInput("set --trainer.max_epochs or --trainer.max_steps: the rate needs an end")
+            ends.append(trainer.max_steps * batch * trainer.accumulate_grad_batches)
+        if not ends:
+            raise BadInput("set --trainer.max_epochs or --trainer.max_steps: the rate needs an end")
+        return int(min(ends))
 
     def configure_optimizers(self) -> Any:
         """AdamW with named groups; its rate follows the samples seen."""
@@ -127,10 +135,10 @@ class DogModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's means, unless it is resumed in its middle."""
-        if self.samples_seen % data_of(self.trainer).train_size == 0:
+        if not self._resumed or self.samples_seen % data_of(self.trainer).train_size == 0:
             self.train_loss.reset()
             self.train_top1.reset()
-        self.skipped_in_epoch = 0
+        self._resumed, self.skipped_in_epoch = False, 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
@@ -148,7 +156,8 @@ class DogModule(LightningModule):
 
     def _count_skipped(self, batch: Batch) -> None:
         for problem in batch["skipped"]:
-            self.print(f"skipped: {problem}")
+            print(f"skipped: {problem}")  # each process sees others
+        self.skipped.update(len(batch["skipped"]))
         self.skipped_in_epoch += len(batch["skipped"])
         limit = data_of(self.trainer).max_skipped
         if self.skipped_in_epoch > limit:
@@ -162,8 +171,18 @@ class DogModule(LightningModule):
         self._log_of_all({f"train/{name}": v for name, v in self.train_results().items()})
 
     def train_results(self) -> dict[str, float]:
-        """Means over the epoch so far: `loss` (with label smoothing) and `top1`."""
+        """Means over the epoch so far: `loss` (with label smoothing) and `top1`.
+
+        All processes must take part.
+        """
+        for mean in (self.train_loss, self.train_top1):
+            mean.update(0.0, 0.0)  # weighs nothing; torchmetrics warns of one only loaded
         return {"loss": float(self.train_loss.compute()), "top1": float(self.train_top1.compute())}
+
+    def skipped_so_far(self) -> int:
+        """Pictures that could not be read since the run began; all processes must take part."""
+        self.skipped.update(0)  # torchmetrics warns of a metric that never saw a batch
+        return int(self.skipped.compute())
 
     # Evaluation
 
@@ -187,6 +206,7 @@ class DogModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Report split `val`."""
         self._report("val")
+        self.validated_at = self.samples_seen
 
     def on_test_epoch_end(self) -> None:
         """Report split `test`."""
@@ -211,9 +231,13 @@ class DogModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how far the run is, and where its first weights came from."""
         checkpoint["samples_seen"] = self.samples_seen
+        checkpoint["validated_at"] = self.validated_at
         checkpoint["weights_used"] = self.weights_used
+        checkpoint["data_version"] = data_of(self.trainer).manifest.version
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from there."""
         self.samples_seen = checkpoint["samples_seen"]
+        self.validated_at = checkpoint["validated_at"]
         self.weights_used = checkpoint["weights_used"]
+        self._resumed = True

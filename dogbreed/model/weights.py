@@ -3,6 +3,7 @@
 import os
 import socket
 import urllib.parse
+import urllib.request
 
 import timm
 from safetensors import SafetensorError
@@ -26,6 +27,8 @@ def hub_reachable() -> bool:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return True
     url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if proxy := urllib.request.getproxies().get(url.scheme):
+        url = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = url.port or (80 if url.scheme == "http" else 443)
     try:
         with socket.create_connection((url.hostname or "", port), timeout=PROBE_SECONDS):
@@ -74,13 +77,14 @@ def load_weights(
             f"--model.weights {weights}: the Hugging Face Hub cannot be reached; give a"
             " .safetensors file or a run, or pass --model.weights none to start from random weights"
         )
-    if weights.endswith(".safetensors"):
+    if urllib.parse.urlsplit(weights).path.endswith(".safetensors"):
+        data = storage.read(weights)
         try:
-            state = load_safetensors(storage.read(weights))
+            state = load_safetensors(data)
         except SafetensorError as error:
             raise BadInput(f"{weights}: not a safetensors file ({error})") from None
         _fill(network, state, weights)
-        return f"file: {weights} (SHA-256 {storage.digest_of(storage.read(weights))[:12]})"
+        return f"file: {weights} (SHA-256 {storage.digest_of(data)[:12]})"
     if "/" not in weights and not storage.exists(storage.join(weights, RUN_FILE)):
         known = nearest(weights, ("auto", "imagenet", "none"))
         raise BadInput(f"--model.weights {weights}: neither a run nor a .safetensors file{known}")

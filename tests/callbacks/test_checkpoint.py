@@ -41,6 +41,14 @@ class FailAt(Callback):
             raise Fault
 
 
+class TermInValidation(Callback):
+    """Sends SIGTERM to its own process in the validation of the second epoch."""
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):  # type: ignore[no-untyped-def]
+        if trainer.current_epoch == 1 and batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def fit_words(data: str, root: str, name: str, *more: str) -> list[str]:
     words = f"fit --data.root {data} --run_root {root} --name {name}"
     words += " --model.backbone test_efficientnet --model.weights none --data.image_size 32"
@@ -101,6 +109,58 @@ def test_killed_in_an_epoch_and_resumed_from_gs_scores_as_a_run_that_was_not(
     assert main(fit_words(tiny_dataset, bucket, "run", "--resume", "last", *WITHOUT_FAULT)) == 0
     assert history(run) == whole  # to the last of six decimals
     assert run.read()["state"] == "done"
+
+
+def test_an_epoch_ended_in_its_validation_is_validated_when_the_run_goes_on(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    root = str(tmp_path)
+    assert main(fit_words(tiny_dataset, root, "whole")) == 0
+    term = f"--trainer.callbacks+={TermInValidation.__module__}.TermInValidation"
+    assert main(fit_words(tiny_dataset, root, "run", term, "--data.batch_size", "4")) == 143
+    run = Run(f"{root}/run")
+    assert [row["epoch"] for row in history(run)] == ["0"]
+    words = fit_words(tiny_dataset, root, "run", "--resume", "last", *WITHOUT_FAULT)
+    assert main([*words, "--data.batch_size", "4"]) == 0
+    assert [row["epoch"] for row in history(run)] == ["0", "1", "2"]
+    assert all(float(row["train/loss"]) > 0 for row in history(run))
+
+
+@pytest.mark.parametrize("how", ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"])
+def test_a_fit_without_a_validation_keeps_its_last_step_and_says_so(
+    how: str, tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = fit_words(tiny_dataset, str(tmp_path), "run", how)
+    assert main([*words, "--checkpoints.every_n_train_steps", "0"]) == 0
+    assert "without a validation there is no best checkpoint" in capsys.readouterr().out
+    assert storage.exists(Run(f"{tmp_path}/run").checkpoint("last"))
+
+
+def test_the_rate_ends_with_max_steps(tiny_dataset: str, tmp_path: Path) -> None:
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--trainer.max_steps", "4")
+    assert main(words) == 0
+    rates = [float(row["lr/head"]) for row in history(Run(f"{tmp_path}/run"))]
+    assert len(rates) == 2
+    assert rates[1] < 0.5 * rates[0]
+
+
+def test_name_and_resume_may_stand_in_a_config(tiny_dataset: str, tmp_path: Path) -> None:
+    words = fit_words(tiny_dataset, str(tmp_path), "run")
+    with pytest.raises(Fault):
+        main([*words, *fail_at(30)])
+    own = tmp_path / "own.yaml"
+    own.write_text(f"name: run\nresume: last\nrun_root: {tmp_path}\ntrainer:\n  callbacks: null\n")
+    assert main(["fit", "--config", str(own)]) == 0
+    assert Run(f"{tmp_path}/run").read()["state"] == "done"
+
+
+def test_a_file_that_is_no_checkpoint_is_bad_input(
+    tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.ckpt").write_bytes(b"something else")
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--resume", f"{tmp_path}/other.ckpt")
+    assert main(words) == 2
+    assert "other.ckpt: not a checkpoint of dogbreed fit" in capsys.readouterr().err
 
 
 def test_resumed_with_another_batch_size_sees_each_sample_once(

@@ -20,7 +20,7 @@ class Raises(Callback):
 
     def on_train_epoch_start(self, trainer, pl_module):  # type: ignore[no-untyped-def]
         if trainer.current_epoch == 1:
-            about = Run(pl_module.trainer.callbacks[0].run.url).read()
+            about = Run(pl_module.trainer.checkpoint_callback.run.url).read()
             assert about["state"] == "running"
             raise self.error("enough")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dogbreed import images, storage
+from dogbreed import images, retries, storage
 from dogbreed.data import manifest, prepare
 from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import Batch, PictureDataset
@@ -274,7 +274,7 @@ class TestBucket:
     def test_spoiled_bodies_reach_neither_batch_nor_cache(
         self, gcs: FakeGCS, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "FIRST_PAUSE", 0.001)
+        monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
         clean = dataset(remote).__getitems__(request(list(range(6))))
         gcs.faults.cut_rate = gcs.faults.corrupt_rate = 0.4
         gcs.faults.only = "/pictures/"

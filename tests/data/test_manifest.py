@@ -159,13 +159,29 @@ class TestPlaces:
     def test_relative_uris_lie_below_the_data_set_and_absolute_ones_where_they_say(
         self, root: str
     ) -> None:
-        uris = ["pictures/a b.jpg", "gs://other/x.jpg", "/data/y.jpg", "memory://m/z.jpg"]
+        local = "/data/y.jpg" if storage.is_local(root) else "gs://third/y.jpg"
+        uris = ["pictures/a b.jpg", "gs://other/x.jpg", local, "memory://m/z.jpg"]
         save(root, [row(k, uri=uri, offset=k) for k, uri in enumerate(uris)])
         data = Manifest.open(root)
         ranges = data.ranges(data.take(range(4)))
         assert [r.url for r in ranges] == [storage.join(root, "pictures/a b.jpg"), *uris[1:]]
         assert [(r.offset, r.size) for r in ranges] == [(k, 100 + k) for k in range(4)]
         assert [r.digest for r in ranges] == [row(k).digest for k in range(4)]
+
+    @pytest.mark.parametrize("uri", ["/etc/passwd", "file:///etc/passwd", "../../secret.jpg"])
+    def test_a_row_that_points_out_of_a_bucket_is_refused(self, uri: str, bucket: str) -> None:
+        save(bucket, [row(0, uri=uri)])
+        data = Manifest.open(bucket)
+        with pytest.raises(BadInput, match="points out of it"):
+            data.ranges(data.take([0]))
+
+    def test_a_digest_that_is_a_path_is_refused(self, root: str) -> None:
+        save(root, [row(0)])
+        dataset = storage.read_json(storage.join(root, "dataset.json"))
+        dataset["manifest"]["sha256"] = "../../outside"
+        storage.write_json(storage.join(root, "dataset.json"), dataset)
+        with pytest.raises(BadInput, match="is not a SHA-256"):
+            Manifest.open(root)
 
     def test_ranges_read_back_the_pictures_of_loose_files_and_of_shards(self, root: str) -> None:
         pieces = [bytes([k]) * (10 + k) for k in range(6)]

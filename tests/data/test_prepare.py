@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dogbreed import images, storage
+from dogbreed import images, retries, storage
 from dogbreed.cli import main
 from dogbreed.data import prepare, sample
 from dogbreed.data.manifest import SPLITS, Manifest
@@ -137,7 +137,7 @@ class TestFromAnywhereToAnywhere:
     def test_a_bucket_out_of_breath_loses_no_picture(
         self, place: Place, gcs: FakeGCS, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "FIRST_PAUSE", 0.001)
+        monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
         files = photographs(each=10)
         path, out = put(place("bucket"), files), place("bucket")
         gcs.faults.error_rate = gcs.faults.cut_rate = 0.2
@@ -159,6 +159,7 @@ class TestFromAnywhereToAnywhere:
             "seed": 3,
             "splits": [0.8, 0.1, 0.1],
             "rejected": 0,
+            "in_several_splits": 0,
         }
         assert about["classes"] == [
             {"name": "beagle", "title": "Beagle", "synset": "n02088364"},
@@ -203,10 +204,21 @@ class TestFolders:
         assert splits_by_id(opened(out)) == {name: names[name.split("/")[0]] for name in files}
         assert opened(out).classes == ["beagle", "pug"]
 
-    def test_a_breed_beside_a_folder_called_test_makes_both_breeds(self, place: Place) -> None:
+    def test_a_breed_beside_a_folder_of_a_split_is_an_error(self, place: Place) -> None:
+        path = put(place("disk"), photographs(breeds=("test", "beagle")))
+        with pytest.raises(BadInput, match="folders of splits and of breeds side by side: beagle"):
+            prepare.prepare("folder", place("disk"), path)
+
+    def test_pictures_in_more_than_one_split_are_counted(
+        self, place: Place, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        files = {f"train/{name}": data for name, data in photographs().items()}
+        files |= {f"test/{name}": data for name, data in photographs().items()}
         out = place("disk")
-        prepare.prepare("folder", out, put(place("disk"), photographs(breeds=("test", "beagle"))))
-        assert opened(out).classes == ["beagle", "test"]
+        prepare.prepare("folder", out, put(place("disk"), files))
+        n = len(photographs())
+        assert opened(out).dataset["source"]["in_several_splits"] == n
+        assert f"{n} pictures lie in more than one split" in capsys.readouterr().out
 
     def test_the_upright_size_is_listed(self, place: Place) -> None:
         turned = Image.Exif()
@@ -245,7 +257,7 @@ class TestRejects:
     def test_a_file_that_cannot_be_fetched_is_an_error_and_not_a_reject(
         self, place: Place, gcs: FakeGCS, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "ATTEMPTS", 2)
+        monkeypatch.setattr(retries, "ATTEMPTS", 2)
         path, out = put(place("bucket"), photographs()), place("disk")
         gcs.faults.cut_rate, gcs.faults.only = 1.0, "pug/2.jpg"
         with pytest.raises(BadInput, match=r"pug/2\.jpg: .* bytes came instead of"):
@@ -425,10 +437,11 @@ class TestCommand:
         self, place: Place, capsys: pytest.CaptureFixture[str]
     ) -> None:
         files = photographs() | {"boxer/1.jpg": picture_file(), "boxer/2.jpg": b"no picture"}
+        files |= {"boxer/3.jpg": picture_file(seed=3)}
         out = place("bucket")
         words = ["--source", "folder", "--path", put(place("disk"), files), "--out", out]
         message = self.fails(capsys, *words)
-        assert "fewer than 3 readable pictures: boxer (1);" in message
+        assert "fewer than 3 readable pictures: boxer (2);" in message
         assert list(rejects(out)) == ["boxer/2.jpg"]
         with pytest.raises(BadInput, match="no data set here"):
             opened(out)

@@ -155,8 +155,8 @@ class TestSkipped:
         assert sorted(line.split(": ")[1] for line in said) == sorted(names * 2)  # two epochs
         run = Run(f"{tmp_path}/run")
         rows = history(run)
-        assert [int(row["skipped"]) for row in rows] == [number, number]
-        assert run.read()["skipped_in_last_epoch"] == number
+        assert [int(row["skipped"]) for row in rows] == [number, 2 * number]  # since the start
+        assert run.read()["skipped"] == 2 * number
         sizes = {s: len(Manifest.open(data).rows_of(s)) for s in ("train", "val")}
         assert int(rows[0]["val/n"]) == sizes["val"] - (number if split == "val" else 0)
         # An epoch is an epoch, whatever could not be read of it.

@@ -4,7 +4,6 @@ import os
 import tempfile
 from typing import Any
 
-import wandb
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
@@ -21,6 +20,8 @@ def write_where_possible(logger: Any, run_url: str) -> None:
     for entry in logger if isinstance(logger, list) else [logger]:
         if "WandbLogger" not in str(getattr(entry, "class_path", "")):
             continue
+        import wandb  # takes a second
+
         options = entry.init_args
         if options.save_dir in {None, "."} and "WANDB_DIR" not in os.environ:
             options.save_dir = (
@@ -38,6 +39,8 @@ def sync_hint(trainer: Trainer) -> None:
     """After an offline run: the line that uploads it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            import wandb
+
             run = logger.experiment
             folder, offline = str(run.dir).removesuffix("/files"), run.offline
             wandb.finish()
