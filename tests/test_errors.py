@@ -319,7 +319,7 @@ def test_weights_of_another_model_are_not_loaded(
         ("--trainer.accelerator", "abacus", "--trainer: "),
         ("--model.weights", "imagnet", "did you mean 'imagenet'?"),
         ("--model.backbone", "test_efficientne", "did you mean 'test_efficientnet'?"),
-        ("--model.backbone", "efficientformer_l1", "one linear layer"),
+        ("--model.backbone", "dla34", "one linear layer"),
         ("--model.backbone", "vit_tiny_patch16_224", "takes 224 pixels only"),
         ("--data.batch_size", "0", "--data.batch_size 0: must be at least 1"),
         ("--data.workers", "-1", "must be at least 0"),
