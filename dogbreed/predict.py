@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -70,8 +71,12 @@ def predict(
             bar.update(len(names))
     if out == "-":
         print(text.getvalue(), end="")
+    else:
+        storage.write(storage.normal(out), text.getvalue().encode())
+    if failed == len(found):
+        raise BadInput(f"none of the {failed:,} pictures could be read, the first: {errors[0]}")
+    if out == "-":
         return
-    storage.write(storage.normal(out), text.getvalue().encode())
     unread = f", {failed} of them could not be read" if failed else ""
     print(f"{len(found):,} pictures{unread}: {out}")
 
@@ -98,16 +103,19 @@ def _from_paths(paths: list[str] | str) -> list[tuple[str, Range]]:
         if storage.exists(url):
             found.append((url, whole(url)))
             continue
+        there = storage.find(url)
         inside = [
             (
                 name if len(paths) == 1 else storage.join(url, name),
                 Range(storage.join(url, name), 0, size),
             )
-            for name, size in storage.find(url)
+            for name, size in there
             if images.is_picture_name(name)
         ]
         if not inside:
             raise BadInput(f"{path}: no pictures ({', '.join(sorted(images.SUFFIXES))}) here")
+        if passed := len(there) - len(inside):
+            print(f"{path}: {passed:,} files passed over: not named like pictures", file=sys.stderr)
         found += inside
     return found
 

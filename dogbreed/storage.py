@@ -28,6 +28,11 @@ from dogbreed.retries import StorageError as StorageError
 
 WHOLE_TIMEOUT = 300.0  # seconds for a whole file, such as a checkpoint
 
+if "STORAGE_EMULATOR_HOST" in os.environ:
+    # gcsfs reads this when it is imported, and would ask an emulator for gRPC over TLS: each
+    # request would then take a minute.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 # Its errors reach the user as one line of ours; without a handler Python would print each twice.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 

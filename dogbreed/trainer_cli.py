@@ -97,6 +97,8 @@ class DogCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle what was left open, so that the saved config says all of it."""
         config = self.config
+        if config.trainer.max_epochs == 0:
+            raise BadInput("--trainer.max_epochs 0: there is nothing to train")
         if config.data.seed is None:
             config.data.seed = int(config.seed_everything)
         if config.data.root is not None and storage.is_local(config.data.root):

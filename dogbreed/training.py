@@ -1,6 +1,7 @@
 """fit, validate and test: build a trainer by the options, run it, say what came of it."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ PREEMPTED = 143
 def _option(argv: Sequence[str], name: str) -> str | None:
     """The last value of an option in `argv` or its configs, before anything is parsed."""
     value = None
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         option, _, joined = word.partition("=")
         given = joined or following
         if option == f"--{name}":
@@ -87,16 +88,21 @@ def fit(argv: Sequence[str]) -> int:
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
         except SIGTERMException:
-            if cli.trainer.is_global_zero:
-                where = f"--run_root {cli.config.run_root} --name {cli.config.name}"
-                print(f"ended by SIGTERM; go on with: dogbreed fit --resume last {where}")
+            _say_how_to_go_on(cli, "ended by SIGTERM")
             return PREEMPTED
         except SystemExit:  # Lightning's own on Ctrl-C, with status 1
             if cli.trainer.interrupted:
+                _say_how_to_go_on(cli, "interrupted")
                 raise KeyboardInterrupt from None
             raise
         sync_hint(cli.trainer)
     return 0
+
+
+def _say_how_to_go_on(cli: DogCLI, ended: str) -> None:
+    if cli.trainer.is_global_zero:
+        where = f"--run_root {cli.config.run_root} --name {cli.config.name}"
+        print(f"{ended}; go on with: dogbreed fit --resume last {where}")
 
 
 def _resumed(argv: Sequence[str], resume: str) -> tuple[Run | None, str | None]:
@@ -137,7 +143,7 @@ def _load(path: Path, url: str) -> dict[str, Any]:
             raise ValueError("something is missing in it")
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         line = " ".join(str(error).split())[:120]
-        raise BadInput(f"{url}: not a checkpoint of dogbreed fit ({line})") from error
+        raise BadInput(f"{url}: no checkpoint of this version of dogbreed fit ({line})") from error
     return state
 
 

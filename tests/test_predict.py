@@ -34,7 +34,7 @@ def predict(run: str, capsys: pytest.CaptureFixture[str], *words: str) -> Rows:
     capsys.readouterr()
     assert main(["predict", "--run", run, *words]) == 0
     said = capsys.readouterr()
-    assert said.err == ""
+    assert all("not named like pictures" in line for line in said.err.splitlines())
     return list(csv.DictReader(io.StringIO(said.out)))
 
 
@@ -157,12 +157,15 @@ def test_a_picture_that_cannot_be_read_has_a_row_and_the_others_are_right(
     assert "below 16 pixels" in rows[5]["error"]
 
 
-def test_a_batch_of_which_nothing_can_be_read_is_rows_too(
+def test_a_batch_of_which_nothing_can_be_read_is_rows_and_an_error(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.jpg", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    rows = predict(run, capsys, "--images", str(tmp_path))
+    out = tmp_path / "breeds.csv"
+    assert main(["predict", "--run", run, "--images", str(tmp_path), "--out", str(out)]) == 2
+    assert "none of the 2 pictures could be read" in capsys.readouterr().err
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["error"] for row in rows] == ["not a JPEG, PNG or WebP picture"] * 2
 
 

@@ -119,7 +119,7 @@ def test_the_walk_from_photographs_to_answers(
         ("0", sizes["train"]),
         ("1", 2 * sizes["train"]),
     ]
-    best = max(rows, key=lambda row: float(row["val/top1"]))
+    best = max(rows, key=lambda row: (float(row["val/top1"]), -float(row["val/log_loss"])))
     assert {key: f"{metrics['val'][key]:.6f}" for key in SCORES - {"n"}} == {
         key: best[f"val/{key}"] for key in SCORES - {"n"}
     }
@@ -359,6 +359,18 @@ def test_away_from_a_terminal_an_epoch_is_one_line(
     assert said.err == ""
     assert f"run: {tmp_path}/run" in lines
     assert lines[-1].endswith(f"dogbreed test --run {tmp_path}/run")
+
+
+def test_test_and_predict_without_an_option_take_the_newest_run(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["test"]) == 2
+    assert main(fit_words(tiny_dataset, "runs", "run", "--trainer.max_epochs", "1")) == 0
+    for verb in ("test", "validate"):
+        assert main([verb]) == 0
+    assert "test" in Run("runs/run").metrics()
+    assert main(["predict", "--data", tiny_dataset]) == 0
 
 
 class TestLoggers:

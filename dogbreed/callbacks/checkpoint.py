@@ -61,17 +61,23 @@ class Checkpoints(Checkpoint):
         if self.monitor not in trainer.callback_metrics:
             raise BadInput(f"no metric {self.monitor!r} to choose the best checkpoint by")
         score = float(trainer.callback_metrics[self.monitor])
-        better = self.best is None or (
-            score > self.best if self.mode == "max" else score < self.best
-        )
-        if not better:
+        results = dict(pl_module.results["val"])
+        if not self._better(score, results):
             self._save(trainer, "last")
             return
-        self.best, self.best_results = score, dict(pl_module.results["val"])
+        self.best, self.best_results = score, results
         # The best first: killed in between, the run repeats the epoch and finds the same best.
         self._save(trainer, "best")
         if trainer.is_global_zero:
             storage.copy(self.run.checkpoint("best"), self.run.checkpoint("last"))
+
+    def _better(self, score: float, results: dict[str, float]) -> bool:
+        """Whether this is the best so far; of equal scores, that of lower log-loss."""
+        if self.best is None:
+            return True
+        if score == self.best:
+            return results["log_loss"] < self.best_results["log_loss"]
+        return score > self.best if self.mode == "max" else score < self.best
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Catch up on the validation of an epoch that was ended in it."""
@@ -93,8 +99,9 @@ class Checkpoints(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save on SIGTERM, in a single process: several would wait for each other."""
-        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+        """Save on SIGTERM and Ctrl-C, in a single process: several would wait for each other."""
+        ended = isinstance(exception, SIGTERMException | KeyboardInterrupt)
+        if ended and trainer.world_size == 1:
             self._save(trainer, "last")
 
     def _save(self, trainer: Trainer, which: str) -> None:

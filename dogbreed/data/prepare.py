@@ -30,7 +30,7 @@ Splits = tuple[float, float, float]
 
 
 def prepare(
-    source: Literal["sample", "folder"],
+    source: Literal["sample", "folder"] = "folder",
     out: str | None = None,
     path: str | None = None,
     name: str | None = None,

@@ -57,7 +57,7 @@ def from_sample(per_class: int, seed: int) -> Iterator[Found]:
 def from_folder(path: str) -> tuple[Iterator[Found], int]:
     """The pictures of class folders, and their number.
 
-    A picture that lies in no class folder is handed out as a bad one.
+    What is no picture by its name, or lies in no class folder, is handed out as a bad one.
 
     Raises:
         BadInput: no such folder, no pictures in folders of it, or one that cannot be fetched.
@@ -75,10 +75,12 @@ def from_folder(path: str) -> tuple[Iterator[Found], int]:
             " in folders named after breeds"
         )
     enough([parts[above] for parts, _ in files if len(parts) > above + 1], "")
-    if len(files) < len(there):
-        print(f"{len(there) - len(files):,} files left out: not named like pictures")
+    others = [name for name, _ in there if not images.is_picture_name(name)]
 
     def read() -> Iterator[Found]:
+        for name in others:
+            reason = f"not named like a picture ({', '.join(sorted(images.SUFFIXES))})"
+            yield Found(name, "", "", images.BadImage(reason))
         for chunk in _chunks(files):
             ranges = [Range(storage.join(path, *parts), 0, size) for parts, size in chunk]
             for (parts, _), data in zip(chunk, read_pictures(ranges), strict=True):
@@ -91,7 +93,7 @@ def from_folder(path: str) -> tuple[Iterator[Found], int]:
                     stray = images.BadImage("lies in no folder named after a breed")
                     yield Found(name, "", split, stray)
 
-    return read(), len(files)
+    return read(), len(there)
 
 
 def _chunks(files: list[tuple[list[str], int]]) -> Iterator[list[tuple[list[str], int]]]:

@@ -73,6 +73,10 @@ class Network(nn.Module):
         aided = getattr(self.body, "aux_head", None) is not None
         if aided or not isinstance(self.body.get_classifier(), nn.Linear):
             raise BadInput(f"{backbone}: only models that end in one linear layer can be used")
+        # timm's start grows as 1 / sqrt(classes): for a handful of breeds the first losses are
+        # several times chance, and a short run never makes up for it.
+        nn.init.zeros_(self.body.get_classifier().weight)
+        nn.init.zeros_(self.body.get_classifier().bias)
         self.drop = nn.Dropout(drop_rate)
         self.frozen = frozen
         for name, value in (("mean", expects.mean), ("std", expects.std)):

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--other", help="photographs of some of the breeds, to score as well")
     parser.add_argument("--backbone", default="tf_mobilenetv3_small_100")
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--epochs", default="4")
+    parser.add_argument("--epochs", default="3")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, FakeGCS(root=Path(folder)) as gcs:
         bucket = gcs.bucket()

@@ -160,7 +160,7 @@ def test_a_file_that_is_no_checkpoint_is_bad_input(
     (tmp_path / "other.ckpt").write_bytes(b"something else")
     words = fit_words(tiny_dataset, str(tmp_path), "run", "--resume", f"{tmp_path}/other.ckpt")
     assert main(words) == 2
-    assert "other.ckpt: not a checkpoint of dogbreed fit" in capsys.readouterr().err
+    assert "other.ckpt: no checkpoint of this version of dogbreed fit" in capsys.readouterr().err
 
 
 def test_resumed_with_another_batch_size_sees_each_sample_once(

@@ -1,5 +1,6 @@
 """The network: what goes in, what comes out, and what a frozen body keeps."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ class TestEveryFamily:
         _, side = FAMILIES[name]
         torch.manual_seed(0)
         network = Network(name, 7).eval()
+        nn.init.normal_(network.head.weight)  # a fresh one is zero
         own = timm.create_model(name, num_classes=7).eval()
         own.load_state_dict(network.body.state_dict())
         images = pictures(side)
@@ -110,6 +112,7 @@ class TestPreprocessing:
 def test_dropout_lies_before_the_classifier_and_in_training_only() -> None:
     torch.manual_seed(0)
     network = Network("test_vit", 7, drop_rate=0.5)
+    nn.init.normal_(network.head.weight)  # a fresh one is zero
     images = pictures(160)
     with torch.no_grad():
         assert not torch.equal(network(images), network(images))
@@ -170,3 +173,11 @@ class TestFrozen:
         assert main(fit_words(tiny_dataset, str(tmp_path), "free", *more)) == 0
         end = load_file(tmp_path / "free/model/weights.safetensors")
         assert not any(torch.equal(start[name], end[name]) for name in start)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 120])
+def test_a_fresh_network_is_as_sure_as_chance(classes: int) -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    logits = Network("test_efficientnet", classes).eval()(images)
+    loss = torch.nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.long))
+    assert loss.item() == pytest.approx(math.log(classes), abs=1e-4)
