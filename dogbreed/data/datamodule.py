@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class DogDataModule(LightningDataModule):
         crop: side of the centred square that evaluation cuts, over the picture's shorter side;
             none: as the weights were evaluated.
         augment: random changes of training pictures.
+        balance: for breeds with unequal numbers of training pictures. `weights`: the training loss
+            weighs each picture by the inverse of its breed's number. `sampler`: an epoch draws
+            from each breed equally often, pictures of rare breeds several times. `none`: neither.
         workers: processes that fetch and decode; none: one for two cores, at most 8.
         prefetch: batches that each worker has ready.
         window: how many shards the shuffling mixes; loose files are always mixed evenly.
@@ -55,6 +59,7 @@ class DogDataModule(LightningDataModule):
         image_size: int | None = None,
         crop: float | None = None,
         augment: Augment = Augment(),  # noqa: B008 - frozen
+        balance: Literal["none", "weights", "sampler"] = "none",
         workers: int | None = None,
         prefetch: int = 2,
         window: int = 8,
@@ -81,7 +86,8 @@ class DogDataModule(LightningDataModule):
         self.class_names = classes or self.manifest.classes
         self.labels = _match(self.manifest, self.class_names)
         self.batch_size, self.image_size, self.crop = batch_size, image_size or 224, crop or 1.0
-        self.augment, self.seed, self.window = augment, seed or 0, window
+        self.augment, self.balance = augment, balance
+        self.seed, self.window = seed or 0, window
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         self.workers = min(8, max(1, cores // 2)) if workers is None else workers
         self.prefetch = prefetch
@@ -107,13 +113,16 @@ class DogDataModule(LightningDataModule):
                 cache=self.cache,
                 skip_bad=self.skip_bad,
             )
+            rows = self.manifest.rows_of(split)
+            balanced = train and self.balance == "sampler"
             self._loaders[split] = EpochLoader(
                 dataset,
-                self.manifest.rows_of(split),
+                rows,
                 batch_size=self.batch_size,
                 shuffle=train,
                 seed=self.seed,
                 window=self.window,
+                balance=self.manifest.column("label")[rows] if balanced else None,
                 samples_seen=samples_seen,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
@@ -138,6 +147,21 @@ class DogDataModule(LightningDataModule):
     def train_size(self) -> int:
         """Pictures in an epoch."""
         return len(self.manifest.rows_of("train"))
+
+    @property
+    def class_weights(self) -> Tensor:
+        """What each of the model's classes weighs in the training loss: float32, (classes,).
+
+        With `balance: weights`, n / (k * the class's pictures) over the n labelled training
+        pictures of k classes, which is 1 in the mean over these pictures, and 0 for classes that
+        have none. Ones otherwise.
+        """
+        if self.balance != "weights":
+            return torch.ones(len(self.class_names))
+        labels = self.manifest.column("label")[self.manifest.rows_of("train")]
+        counts = np.bincount(self.labels[labels[labels >= 0]], minlength=len(self.class_names))
+        weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return torch.from_numpy(np.where(counts > 0, weights, 0)).float()
 
     def train_dataloader(self) -> EpochLoader:
         """Batches of split `train`, from where the run stands."""
@@ -172,6 +196,7 @@ class DogDataModule(LightningDataModule):
             "image_size": self.image_size,
             "crop": self.crop,
             "augment": dataclasses.asdict(self.augment),
+            "balance": self.balance,
         }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dogbreed.data.dataset import Batch, PictureDataset
-from dogbreed.data.order import Request, epoch_order, requests, shard_numbers
+from dogbreed.data.order import Request, balanced_order, epoch_order, requests, shard_numbers
 from dogbreed.errors import BadInput
 
 
@@ -42,6 +42,8 @@ class EpochLoader:
         batch_size: of one process.
         shuffle: in an order that follows from `seed` and the epoch; otherwise in that of `rows`.
         window: how many shards the order mixes, see `order.epoch_order`.
+        balance: the label of each of `rows`, (n,) integers, for an epoch with each of them as
+            often as each other, see `order.balanced_rows`; needs `shuffle`.
         samples_seen: tells how many samples all processes have consumed.
         rank: this process among `world_size`.
         world_size: the number of processes.
@@ -59,6 +61,7 @@ class EpochLoader:
         shuffle: bool = False,
         seed: int = 0,
         window: int = 1,
+        balance: np.ndarray | None = None,
         samples_seen: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
@@ -67,7 +70,7 @@ class EpochLoader:
         pin: bool = False,
     ) -> None:
         self.rows, self.batch_size, self.samples_seen = rows, batch_size, samples_seen
-        self.shuffle, self.seed, self.window = shuffle, seed, window
+        self.seed, self.window, self.balance = seed, window, balance
         self.rank, self.world_size = rank, world_size
         self._shards = shard_numbers(dataset.manifest.files_of(rows)) if shuffle else None
         self._plan = _Plan()
@@ -105,15 +108,23 @@ class EpochLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to do: `samples_seen` is asked anew."""
 
+    def _order(self, epoch: int) -> np.ndarray:
+        """Rows of the manifest as the epoch visits them: int64, (n,)."""
+        if self._shards is None:
+            return self.rows
+        if self.balance is None:
+            places = epoch_order(self._shards, seed=self.seed, epoch=epoch, window=self.window)
+        else:
+            places = balanced_order(
+                self._shards, self.balance, seed=self.seed, epoch=epoch, window=self.window
+            )
+        order: np.ndarray = self.rows[places]
+        return order
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, consumed = divmod(self.samples_seen(), len(self.rows))
-        order = self.rows
-        if self._shards is not None:
-            order = order[
-                epoch_order(self._shards, seed=self.seed, epoch=epoch, window=self.window)
-            ]
         self._plan.requests = requests(
-            order,
+            self._order(epoch),
             epoch=epoch,
             consumed=consumed,
             batch_size=self.batch_size,

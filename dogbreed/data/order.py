@@ -1,4 +1,4 @@
-"""The order in which an epoch visits the pictures: a pure function, plain numpy.
+"""The order in which an epoch visits the pictures: pure functions, plain numpy.
 
 Resuming needs one number, the samples seen so far: it gives the epoch and the place in it. What
 remains of an epoch does not depend on how many processes or workers saw its first part, nor on
@@ -24,10 +24,16 @@ class Request(NamedTuple):
 
 
 def shard_numbers(files: np.ndarray) -> np.ndarray:
-    """Number the stretches of rows that lie in one file: int64, (n,), starting at 0."""
-    starts = np.ones(len(files), dtype=np.int64)
-    starts[1:] = files[1:] != files[:-1]
-    return np.cumsum(starts) - 1
+    """Number the files from 0 in the order in which they first appear: int64, (n,).
+
+    Args:
+        files: for each row a number that says in which file it lies, int64, (n,). The rows of a
+            file may lie apart: rows are sorted by id, a packed file holds them in another order.
+    """
+    _, first, inverse = np.unique(files, return_index=True, return_inverse=True)
+    numbers = np.empty(len(first), dtype=np.int64)
+    numbers[np.argsort(first)] = np.arange(len(first))
+    return numbers[inverse]
 
 
 def epoch_order(shards: np.ndarray, *, seed: int, epoch: int, window: int) -> np.ndarray:
@@ -38,7 +44,7 @@ def epoch_order(shards: np.ndarray, *, seed: int, epoch: int, window: int) -> np
     for which this is a uniform shuffle.
 
     Args:
-        shards: the shard number of each row, int64, (n,), from 0 upwards without gaps.
+        shards: the shard number of each row, int64, (n,), from 0 upwards.
         seed: the run's seed.
         epoch: counted from 0.
         window: how many shards are mixed.
@@ -49,8 +55,98 @@ def epoch_order(shards: np.ndarray, *, seed: int, epoch: int, window: int) -> np
     if len(shards) == 0:
         return np.empty(0, dtype=np.int64)
     rng = np.random.default_rng([seed, epoch])
-    place = rng.permutation(int(shards[-1]) + 1)
+    place = rng.permutation(int(shards.max()) + 1)
     return np.lexsort((rng.random(len(shards)), place[shards] // window))
+
+
+def balanced_order(
+    shards: np.ndarray, labels: np.ndarray, *, seed: int, epoch: int, window: int
+) -> np.ndarray:
+    """As many rows as there are, each class as often as each other, in an order as above.
+
+    A loose file that is drawn several times comes at places that have nothing to do with each
+    other; a row of a larger shard comes again within that shard's window.
+
+    Args:
+        shards: as for `epoch_order`.
+        labels: as for `balanced_rows`.
+        seed: the run's seed.
+        epoch: counted from 0.
+        window: how many shards are mixed.
+
+    Returns:
+        int64, (n,): positions into `shards`, some of them several times, some not at all.
+    """
+    rows = balanced_rows(labels, seed=seed, epoch=epoch)
+    drawn = shards[rows]
+    loose = np.bincount(shards)[drawn] == 1
+    drawn[loose] = len(shards) + np.arange(loose.sum())  # each draw a shard of its own
+    order = epoch_order(shard_numbers(drawn), seed=seed, epoch=epoch, window=window)
+    visited: np.ndarray = rows[order]
+    return visited
+
+
+def balanced_rows(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """The rows of a balanced epoch, class by class.
+
+    Picture one endless sequence of draws that goes round the k classes, one from each in turn; an
+    epoch is the next n of it. A class's draws run through its rows in a random order, then in
+    another, and so on, across the ends of epochs: no row comes again before all others of its
+    class have come, and each gets its turn even if an epoch has no room for all.
+
+    Args:
+        labels: the class of each row, (n,) integers; rows with a negative one are never drawn.
+        seed: the run's seed.
+        epoch: counted from 0.
+
+    Returns:
+        int64, (n,): positions into `labels`, n // k or n // k + 1 of each class. Every position
+        once if no row has a class.
+    """
+    n = len(labels)
+    by_class = np.argsort(labels, kind="stable")
+    by_class = by_class[labels[by_class] >= 0]
+    if len(by_class) == 0:
+        return np.arange(n)
+    _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+
+    # Draw t is of class t % k. How many draws each class has had before this epoch, and after it:
+    turn, k = np.arange(len(sizes)), len(sizes)
+    before, after = -((turn - epoch * n) // k), -((turn - (epoch + 1) * n) // k)
+
+    # All passes through a class that the epoch touches, one after the other, with all their rows.
+    first_pass = before // sizes
+    passes = -(-after // sizes) - first_pass
+    class_of = np.repeat(turn, passes)
+    number = _count_up(passes) + first_pass[class_of]
+    pass_of = np.repeat(np.arange(len(class_of)), sizes[class_of])
+    place = _count_up(sizes[class_of])
+    class_of, number = class_of[pass_of], number[pass_of]
+    rows = by_class[starts[class_of] + place]
+
+    # Rows change places within a pass only, so `class_of`, `number` and `place` remain true.
+    rows = rows[np.lexsort((_hashed(seed, number, rows), pass_of))]
+    draw = number * sizes[class_of] + place
+    drawn: np.ndarray = rows[(before[class_of] <= draw) & (draw < after[class_of])]
+    return drawn
+
+
+def _count_up(lengths: np.ndarray) -> np.ndarray:
+    """0 to length - 1 for each length, one after the other: int64."""
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    counted: np.ndarray = np.arange(len(starts)) - starts
+    return counted
+
+
+def _hashed(seed: int, *numbers: np.ndarray) -> np.ndarray:
+    """Random numbers, uint64, that follow from seed and numbers alone (splitmix64's rounds)."""
+    key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    for number in numbers:
+        key = key + number.astype(np.uint64)
+        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        key = key ^ (key >> np.uint64(31))
+    return key
 
 
 def requests(

@@ -58,17 +58,28 @@ class Scores(nn.Module):
 
 
 def masked_cross_entropy(
-    logits: Tensor, labels: Tensor, valid: Tensor, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy over the valid rows, in nats; zero if there are none.
+
+    With weights it is sum(weight * loss) / number of valid rows, so that a batch's gradient is an
+    unbiased estimate of that over all data. torch divides by sum(weight) instead: a rare class
+    would then count for less just when it occurs in a batch.
 
     Args:
         logits: float, (B, classes).
         labels: int64, (B,).
         valid: bool, (B,).
         label_smoothing: as in torch.
+        weights: float, (classes,): what a row of each class weighs; none: 1.
     """
     loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    if weights is not None:
+        loss = loss * weights[labels]
     return (loss * valid).sum() / valid.sum().clamp(min=1)
 
 

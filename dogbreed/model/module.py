@@ -39,6 +39,8 @@ class DogModule(LightningModule):
         BadInput: timm has no such model.
     """
 
+    class_weights: Tensor
+
     def __init__(
         self,
         class_names: list[str],
@@ -65,6 +67,8 @@ class DogModule(LightningModule):
         self.samples_seen = self.validated_at = 0
         self.weights_used = ""
         self.random_weights_allowed = False  # the embedded sample allows them
+        # A buffer, to be moved to the device, but the data's: no part of a checkpoint.
+        self.register_buffer("class_weights", torch.ones(len(class_names)), persistent=False)
         self.scores = Scores(len(class_names))
         self.results: dict[str, dict[str, float]] = {}
         # In the checkpoint, so that a resumed epoch reports the mean over all of it.
@@ -77,9 +81,11 @@ class DogModule(LightningModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Load the first weights, before a fit that does not resume."""
-        if stage == "fit" and not self.trainer.ckpt_path:
-            self.load_first_weights()
+        """Load the first weights, before a fit that does not resume; take the classes' weights."""
+        if stage == "fit":
+            self.class_weights = data_of(self.trainer).class_weights
+            if not self.trainer.ckpt_path:
+                self.load_first_weights()
 
     def load_first_weights(self) -> None:
         """Load them, unless that is done. Raises BadInput if they cannot be had."""
@@ -144,7 +150,7 @@ class DogModule(LightningModule):
         """Loss of a batch."""
         labels, valid = batch["label"], batch["valid"]
         logits = self(batch["image"])
-        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
+        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
         self.samples_seen = batch["samples_seen"]
         n = int(valid.sum())
         self.train_loss.update(loss.detach(), n)
@@ -171,7 +177,7 @@ class DogModule(LightningModule):
         self._log_of_all({f"train/{name}": v for name, v in self.train_results().items()})
 
     def train_results(self) -> dict[str, float]:
-        """Means over the epoch so far: `loss` (with label smoothing) and `top1`.
+        """Means over the epoch so far: `loss` (with smoothing and weights, as trained) and `top1`.
 
         All processes must take part.
         """

@@ -144,6 +144,30 @@ class TestResume:
         assert len(list(loader(tiny_dataset, samples_seen=lambda: N))) == 5
 
 
+class TestBalance:
+    LABELS = np.repeat([0, 1, 2], [3, 10, 35])
+
+    @pytest.mark.parametrize("epoch", [0, 3])
+    @pytest.mark.parametrize("done", [10, 33])
+    def test_after_a_stop_exactly_the_rest_comes_as_it_would_have(
+        self, tiny_dataset: str, epoch: int, done: int
+    ) -> None:
+        def balanced(at: int, **options: Any) -> EpochLoader:
+            return loader(tiny_dataset, balance=self.LABELS, samples_seen=lambda: at, **options)
+
+        whole = list(balanced(epoch * N))
+        assert np.bincount(self.LABELS[seen(whole)]).tolist() == [16, 16, 16]
+        assert whole[-1]["samples_seen"] == (epoch + 1) * N
+        rest = list(balanced(epoch * N + done, batch_size=7))
+        assert seen(rest) == seen(whole)[done:]
+        shared: dict[str, Any] = {"batch_size": 4, "world_size": 2}
+        ranks = [b for rank in range(2) for b in balanced(epoch * N + done, rank=rank, **shared)]
+        assert sorted(seen(ranks)) == sorted(seen(whole)[done:])
+
+    def test_its_length_is_that_of_any_epoch(self, tiny_dataset: str) -> None:
+        assert len(loader(tiny_dataset, balance=self.LABELS)) == len(loader(tiny_dataset))
+
+
 class TestWorkers:
     def test_batches_are_those_without_workers_epoch_after_epoch(
         self, tiny_dataset: str, workers: Callable[..., EpochLoader]

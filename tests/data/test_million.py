@@ -41,7 +41,7 @@ order = rows[epoch_order(shards, seed=0, epoch=0, window=8)]
 first = next(requests(order, epoch=0, consumed=0, batch_size=64))
 print(json.dumps({
     "rows": len(rows),
-    "shards": int(shards[-1]) + 1,
+    "shards": int(shards.max()) + 1,
     "permutation": bool((np.sort(order) == rows).all()),
     "first": [row["id"] for row in data.take(first.rows[:3])] == [
         f"{row:07d}.jpg" for row in first.rows[:3]],

@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.data.order import Request, batches_done, epoch_order, requests, shard_numbers
+from dogbreed.data.order import (
+    Request,
+    balanced_order,
+    balanced_rows,
+    batches_done,
+    epoch_order,
+    requests,
+    shard_numbers,
+)
 
 sizes_of_shards = st.lists(st.integers(1, 12), min_size=1, max_size=20)
 seeds, epochs = st.integers(0, 2**32), st.integers(0, 1000)
+labels_of_rows = st.lists(st.integers(-1, 6), max_size=60).map(np.array)
 batch_sizes, worlds = st.integers(1, 9), st.integers(1, 5)
 
 
@@ -102,21 +111,137 @@ class TestEpochOrder:
         first = shards[epoch_order(shards, seed=0, epoch=0, window=2)[:100]]
         assert 30 < first.sum() < 70
 
+    @given(sizes_of_shards, seeds, st.integers(1, 30))
+    def test_rows_of_a_shard_may_lie_apart(self, sizes: list[int], seed: int, window: int) -> None:
+        shards = np.random.default_rng(seed).permutation(shards_of(sizes))
+        visited = shards[epoch_order(shards, seed=seed, epoch=0, window=window)]
+        assert sorted(visited) == sorted(shards)
+        spans = [np.flatnonzero(visited == shard)[[0, -1]] for shard in range(len(sizes))]
+        assert max(sum(a <= i <= b for a, b in spans) for i in range(len(visited))) <= window
+
+    @pytest.mark.parametrize(
+        ("seed", "epoch", "window", "order"),
+        [
+            (0, 0, 8, [1, 3, 11, 8, 7, 4, 2, 6, 10, 5, 9, 0]),
+            (3, 2, 8, [4, 0, 1, 5, 7, 11, 3, 10, 9, 2, 8, 6]),
+            (3, 2, 2, [5, 3, 0, 10, 4, 11, 1, 7, 9, 2, 8, 6]),
+        ],
+    )
+    def test_the_order_of_loose_files_is_that_of_all_versions(
+        self, seed: int, epoch: int, window: int, order: list[int]
+    ) -> None:
+        """A run that an older version began is resumed where it was."""
+        shards = shard_numbers(np.arange(12) * 7 % 23)
+        assert epoch_order(shards, seed=seed, epoch=epoch, window=window).tolist() == order
+
     def test_no_rows_are_an_empty_order(self) -> None:
         assert epoch_order(np.empty(0, np.int64), seed=0, epoch=0, window=8).tolist() == []
 
 
 class TestShardNumbers:
-    @given(sizes_of_shards)
-    def test_each_stretch_of_rows_in_one_file_is_a_shard(self, sizes: list[int]) -> None:
-        files = np.repeat(np.arange(len(sizes)) * 7 % 1000, sizes)
-        np.testing.assert_array_equal(shard_numbers(files), shards_of(sizes))
+    @given(sizes_of_shards, seeds)
+    def test_each_file_is_a_shard_wherever_its_rows_lie(self, sizes: list[int], seed: int) -> None:
+        files = np.random.default_rng(seed).permutation(shards_of(sizes) * 7 % 1000)
+        shards = shard_numbers(files)
+        assert shards.dtype == np.int64
+        assert set(shards) == set(range(len(sizes)))
+        assert len(set(zip(files, shards, strict=True))) == len(sizes)
 
-    def test_a_file_that_comes_again_begins_another_shard(self) -> None:
-        assert shard_numbers(np.array([5, 5, 3, 5])).tolist() == [0, 0, 1, 2]
+    @given(st.permutations(range(20)))
+    def test_loose_files_are_numbered_as_they_lie(self, files: list[int]) -> None:
+        assert shard_numbers(np.array(files)).tolist() == list(range(20))
+
+    def test_a_file_has_the_number_of_its_first_row(self) -> None:
+        assert shard_numbers(np.array([5, 5, 3, 5, 4, 3])).tolist() == [0, 0, 1, 0, 2, 1]
 
     def test_no_files_are_no_shards(self) -> None:
         assert shard_numbers(np.empty(0, np.int64)).tolist() == []
+
+
+class TestBalancedRows:
+    @given(labels_of_rows, seeds, epochs)
+    def test_each_class_comes_as_often_as_each_other(
+        self, labels: np.ndarray, seed: int, epoch: int
+    ) -> None:
+        rows = balanced_rows(labels, seed=seed, epoch=epoch)
+        classes = set(labels[labels >= 0].tolist())
+        assert rows.dtype == np.int64
+        assert len(rows) == len(labels)
+        if not classes:
+            assert rows.tolist() == list(range(len(labels)))
+            return
+        drawn = labels[rows].tolist()
+        share = len(labels) // len(classes)
+        assert set(drawn) == classes
+        assert {drawn.count(label) for label in classes} <= {share, share + 1}
+
+    @given(labels_of_rows, seeds, st.integers(1, 12))
+    def test_a_row_comes_again_when_all_of_its_class_have_come(
+        self, labels: np.ndarray, seed: int, number: int
+    ) -> None:
+        """Also across the ends of epochs, each of which is computed alone."""
+        drawn = np.concatenate([balanced_rows(labels, seed=seed, epoch=e) for e in range(number)])
+        for label in set(labels[labels >= 0].tolist()):
+            members = np.flatnonzero(labels == label)
+            stream = drawn[labels[drawn] == label]
+            for start in range(0, len(stream), len(members)):
+                turn = stream[start : start + len(members)].tolist()
+                assert len(set(turn)) == len(turn)
+                assert set(turn) <= set(members.tolist())
+
+    @given(labels_of_rows, seeds, st.integers(1, 30))
+    def test_over_epochs_the_odd_rows_go_round_the_classes(
+        self, labels: np.ndarray, seed: int, number: int
+    ) -> None:
+        drawn = np.concatenate([balanced_rows(labels, seed=seed, epoch=e) for e in range(number)])
+        counts = np.unique(labels[drawn][labels[drawn] >= 0], return_counts=True)[1]
+        if len(counts):
+            assert counts.max() - counts.min() <= 1
+
+    def test_other_turns_epochs_and_seeds_are_other_orders(self) -> None:
+        labels = np.repeat([0, 1], [40, 160])
+        first = balanced_rows(labels, seed=0, epoch=0)
+        turns = first[labels[first] == 0][:80].reshape(2, 40).tolist()
+        assert turns[0] != turns[1]
+        for seed, epoch in ((0, 1), (1, 0), (2**32, 0)):
+            other = balanced_rows(labels, seed=seed, epoch=epoch)
+            assert set(other[labels[other] == 1]) != set(first[labels[first] == 1])
+
+    def test_each_order_of_a_class_is_as_likely_as_each_other(self) -> None:
+        labels = np.repeat([0, 1], [4, 20_000])
+        drawn = balanced_rows(labels, seed=0, epoch=0)
+        turns = drawn[labels[drawn] == 0][:10_000].reshape(-1, 4)
+        counts = np.unique(turns, axis=0, return_counts=True)[1]
+        expected = len(turns) / 24
+        assert len(counts) == 24
+        assert ((counts - expected) ** 2 / expected).sum() < 49.7  # 23 degrees: p below 0.001
+
+
+class TestBalancedOrder:
+    @given(labels_of_rows, seeds, epochs, st.integers(1, 9))
+    def test_it_visits_the_rows_of_the_balanced_epoch(
+        self, labels: np.ndarray, seed: int, epoch: int, window: int
+    ) -> None:
+        shards = np.arange(len(labels)) % 3
+        order = balanced_order(shards, labels, seed=seed, epoch=epoch, window=window)
+        assert sorted(order) == sorted(balanced_rows(labels, seed=seed, epoch=epoch))
+
+    @given(sizes_of_shards, seeds, st.integers(1, 5))
+    def test_shards_of_several_rows_are_read_a_window_at_a_time(
+        self, sizes: list[int], seed: int, window: int
+    ) -> None:
+        shards = shards_of([size + 1 for size in sizes])
+        labels = np.random.default_rng(seed).integers(0, 3, len(shards))
+        visited = shards[balanced_order(shards, labels, seed=seed, epoch=1, window=window)]
+        spans = [np.flatnonzero(visited == shard)[[0, -1]] for shard in set(visited.tolist())]
+        assert max(sum(a <= i <= b for a, b in spans) for i in range(len(visited))) <= window
+
+    def test_a_loose_file_comes_again_anywhere_in_the_epoch(self) -> None:
+        labels = np.repeat([0, 1], [1, 399])
+        order = balanced_order(np.arange(400), labels, seed=0, epoch=0, window=2)
+        tenths = (order == 0).reshape(10, 40).sum(1)
+        assert tenths.sum() == 200
+        assert 8 < tenths.min() <= tenths.max() < 32
 
 
 class TestRequests:

@@ -87,7 +87,7 @@ class TestScores:
         scores.update(logits, labels, valid)
         assert scores.compute() == pytest.approx(by_sklearn(logits, labels), rel=1e-5)
 
-    @pytest.mark.slow
+    @pytest.mark.e2e
     def test_two_processes_score_as_one(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -142,6 +142,38 @@ class TestLoss:
         plain = torch.nn.CrossEntropyLoss(label_smoothing=0.2)(logits, labels)
         assert float(loss) == pytest.approx(float(plain), rel=1e-6)
         assert float(loss) > float(torch.nn.CrossEntropyLoss()(logits, labels))
+
+
+class TestWeightedLoss:
+    WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.0, 0.5, 2.0])
+
+    def test_batches_of_a_size_have_in_the_mean_the_loss_of_all(self) -> None:
+        """So that its gradient estimates that of all, which torch's normalisation does not."""
+        logits, labels = answers(60, 6)
+        valid = torch.ones(60, dtype=torch.bool)
+        whole = masked_cross_entropy(logits, labels, valid, 0.1, self.WEIGHTS)
+        parts = [
+            masked_cross_entropy(*part, 0.1, self.WEIGHTS)
+            for part in zip(logits.split(5), labels.split(5), valid.split(5), strict=True)
+        ]
+        assert float(torch.stack(parts).mean()) == pytest.approx(float(whole), rel=1e-5)
+
+    def test_a_row_counts_as_its_class_weighs(self) -> None:
+        logits, labels = answers(12, 6)
+        valid = torch.arange(12) < 9
+        logits.requires_grad_()
+        plain, weighted = (
+            torch.autograd.grad(masked_cross_entropy(logits, labels, valid, 0.1, w), logits)[0]
+            for w in (None, self.WEIGHTS)
+        )
+        torch.testing.assert_close(weighted, plain * self.WEIGHTS[labels][:, None])
+        assert (weighted[9:] == 0).all()
+
+    def test_weights_of_one_change_nothing(self) -> None:
+        logits, labels = answers(12, 6)
+        valid = torch.arange(12) < 9
+        plain = masked_cross_entropy(logits, labels, valid, 0.1)
+        assert masked_cross_entropy(logits, labels, valid, 0.1, torch.ones(6)) == plain
 
 
 class TestWilson:
