@@ -72,7 +72,7 @@ class PictureDataset(Dataset[Batch]):
 
     def __getitem__(self, row: int) -> Batch:
         """A batch of one."""
-        return self.__getitems__(Request(0, np.array([row]), np.array([True]), 1))
+        return self.__getitems__(Request(0, np.array([row]), np.array([True]), 1, np.array([0])))
 
     def __getitems__(self, request: Request) -> Batch:
         """Fetch, decode and crop the rows of `request`.
@@ -94,7 +94,9 @@ class PictureDataset(Dataset[Batch]):
                 if self.augment is None:
                     image[k] = images.picture(data, self.size, self._centre)
                 else:
-                    image[k], factors[k] = self._augmented(data, request.epoch, row["id"])
+                    # A picture that comes again in an epoch looks different each time.
+                    key = f"{row['id']}\0{times}" if (times := request.times[k]) else row["id"]
+                    image[k], factors[k] = self._augmented(data, request.epoch, key)
             except (images.BadImage, storage.StorageError) as error:
                 problem = f"{row['id']}: {error}"
                 if not self.skip_bad:
@@ -118,9 +120,9 @@ class PictureDataset(Dataset[Batch]):
     def _centre(self, width: int, height: int) -> images.Box:
         return images.centre_box(width, height, self.crop)
 
-    def _augmented(self, data: bytes, epoch: int, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(self, data: bytes, epoch: int, key: str) -> tuple[np.ndarray, np.ndarray]:
         assert self.augment is not None
-        augment, rng = self.augment, draws(self.seed, epoch, sample_id)
+        augment, rng = self.augment, draws(self.seed, epoch, key)
         pixels = images.picture(data, self.size, lambda w, h: random_box(rng, w, h, augment))
         if rng.random() < augment.flip:
             pixels = pixels[:, ::-1]

@@ -21,6 +21,8 @@ class Request(NamedTuple):
     """bool, (B,): False for padding, which must not count in a loss or a metric."""
     samples_seen: int
     """Samples consumed by all ranks since the start of the run, this batch included."""
+    times: np.ndarray
+    """int64, (B,): how often each row has come earlier in the epoch; see `balanced_rows`."""
 
 
 def shard_numbers(files: np.ndarray) -> np.ndarray:
@@ -172,17 +174,26 @@ def requests(
         rank: this process among `world_size`.
         world_size: the number of processes.
     """
-    step = batch_size * world_size
+    step, times = batch_size * world_size, _earlier(order)
     for start in range(consumed, len(order), step):
         chunk = order[start : start + step]
-        rows = chunk[rank::world_size]
+        rows, again = chunk[rank::world_size], times[start : start + step][rank::world_size]
         missing = -(-len(chunk) // world_size) - len(rows)
         yield Request(
             epoch=epoch,
             rows=np.concatenate([rows, np.repeat(chunk[:1], missing)]),
             valid=np.arange(len(rows) + missing) < len(rows),
             samples_seen=epoch * len(order) + start + len(chunk),
+            times=np.concatenate([again, np.zeros(missing, np.int64)]),
         )
+
+
+def _earlier(order: np.ndarray) -> np.ndarray:
+    """How often each entry stands further ahead already: int64, (n,)."""
+    by_row = np.argsort(order, kind="stable")
+    earlier = np.empty(len(order), np.int64)
+    earlier[by_row] = _count_up(np.unique(order, return_counts=True)[1])
+    return earlier
 
 
 def batches_done(rows: int, consumed: int, global_batch: int) -> int:

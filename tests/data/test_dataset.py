@@ -1,20 +1,25 @@
 """The data set: a request goes in, a batch of uint8 pictures with labels comes out."""
 
-import dataclasses
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from dogbreed import images, retries, storage
-from dogbreed.data import manifest, prepare
+from dogbreed.data import manifest
+from dogbreed.data.build import Options
+from dogbreed.data.build import build as build_dataset
 from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import Batch, PictureDataset
-from dogbreed.data.manifest import Manifest, Row
+from dogbreed.data.listing import Item, listing
+from dogbreed.data.manifest import Manifest
 from dogbreed.data.order import Request
+from dogbreed.data.sources import Source
 from dogbreed.data.transforms import Augment
 from dogbreed.errors import BadInput
 from tests.conftest import picture_file
@@ -32,14 +37,25 @@ def dataset(root: str, labels: np.ndarray | None = None, **options: Any) -> Pict
 
 def request(rows: list[int], *, epoch: int = 0, padding: int = 0) -> Request:
     padded = np.array(rows + rows[:1] * padding)
-    return Request(epoch, padded, np.arange(len(padded)) < len(rows), samples_seen=77)
+    valid = np.arange(len(padded)) < len(rows)
+    return Request(epoch, padded, valid, samples_seen=77, times=np.zeros(len(padded), np.int64))
 
 
 def build(root: str, pictures: dict[str, bytes]) -> str:
-    """A data set of class folders, as `dogbreed prepare` makes it."""
-    found = (prepare.Found(n, n.split("/")[0], "train", data) for n, data in pictures.items())
-    prepare.build(found, len(pictures), root, name="some", source="test")
+    """A data set of class folders, all for training, as `dogbreed prepare` makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        items = []
+        for number, (name, data) in enumerate(pictures.items()):
+            path = Path(folder, str(number))
+            path.write_bytes(data)
+            size = len(data)
+            items.append(Item(name, name.split("/")[0], "train", str(path), 0, size, size))
+        build_dataset(Source(listing(items)), root, name="some", kind="test", options=Options())
     return root
+
+
+def save(root: str, rows: list[dict[str, Any]], **about: Any) -> None:
+    manifest.save(root, pa.Table.from_pylist(rows, manifest.SCHEMA), **about)
 
 
 def some_pictures(each: int = 3) -> dict[str, bytes]:
@@ -95,9 +111,10 @@ class TestBatch:
         file = picture_file()
         (tmp_path / "a.jpg").write_bytes(file)
         digest = storage.digest_of(file)
-        row = Row("a", "a.jpg", 0, len(file), 0, "train", 64, 48, digest, digest)
-        unknown = dataclasses.replace(row, id="b", label=-1, split="unlabelled")
-        manifest.save(str(tmp_path), [row, unknown], classes=[{"name": "pug"}], name="x")
+        row = {"id": "a", "uri": "a.jpg", "offset": 0, "size": len(file), "digest": digest}
+        known = row | {"label": 0, "split": "train"}
+        unknown = row | {"id": "b", "label": -1, "split": "unlabelled"}
+        save(str(tmp_path), [known, unknown], classes=[{"name": "pug"}], name="x")
         batch = dataset(str(tmp_path), np.array([4])).__getitems__(request([0, 1]))
         assert batch["valid"].tolist() == [True, False]
         assert batch["label"].tolist() == [4, 0]
@@ -144,6 +161,16 @@ class TestAugmentation:
             assert not torch.equal(first["image"][k], other["image"][k])
             assert not torch.equal(first["light"][k], other["light"][k])
 
+    def test_a_picture_that_comes_again_in_an_epoch_looks_different(
+        self, tiny_dataset: str
+    ) -> None:
+        data = dataset(tiny_dataset, augment=Augment())
+        asked = request([3, 3, 3])._replace(times=np.array([0, 1, 2]))
+        first, second, third = data.__getitems__(asked)["image"].numpy()
+        assert np.array_equal(first, data.__getitems__(request([3]))["image"][0].numpy())
+        assert not np.array_equal(first, second)
+        assert not np.array_equal(second, third)
+
     def test_pictures_of_a_batch_have_draws_of_their_own(self, tiny_dataset: str) -> None:
         batch = dataset(tiny_dataset, augment=Augment()).__getitems__(request(list(range(24))))
         assert len({tuple(row) for row in batch["light"].tolist()}) == 24
@@ -186,7 +213,7 @@ class TestBadPictures:
                 if row["id"] == "pug/1.jpg":
                     row |= {"size": len(data), "digest": storage.digest_of(data)}
             classes = [{"name": "beagle"}, {"name": "pug"}]
-            manifest.save(root, [Row(**row) for row in rows], classes=classes, name="x")
+            save(root, rows, classes=classes, name="x")
         return root
 
     def test_it_is_an_error_of_one_line_that_names_the_picture(self, damaged: str) -> None:
@@ -208,7 +235,7 @@ class TestBadPictures:
             np.testing.assert_array_equal(pixels(batch)[k], wanted)
 
     def test_as_padding_it_is_not_even_looked_at(self, damaged: str) -> None:
-        rows = Request(0, np.array([0, 4]), np.array([True, False]), 1)
+        rows = Request(0, np.array([0, 4]), np.array([True, False]), 1, np.zeros(2, np.int64))
         batch = dataset(damaged).__getitems__(rows)
         assert batch["valid"].tolist() == [True, False]
         assert batch["skipped"] == []
@@ -244,9 +271,10 @@ class TestBucket:
         rows, offset = [], 0
         for name, data in pictures.items():
             digest = storage.digest_of(data)
-            rows.append(Row(name, "0.tar", offset, len(data), 0, "train", 60, 50, digest, digest))
+            row = {"id": name, "uri": "0.tar", "offset": offset, "size": len(data), "label": 0}
+            rows.append(row | {"split": "train", "digest": digest})
             offset += len(data)
-        manifest.save(bucket, rows, classes=[{"name": "dog"}], name="packed")
+        save(bucket, rows, classes=[{"name": "dog"}], name="packed")
         packed = dataset(bucket)
         gcs.counts.clear()
         batch = packed.__getitems__(request([4, 0, 5, 2]))

@@ -91,6 +91,7 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "height": np.full(N, 375, np.int32),
         "digest": digests,
         "group": digests,
+        "phash": [bytes(16)] * N,
     }
     table = pa.table({name: pa.array(column) for name, column in columns.items()}).cast(SCHEMA)
     pq.write_table(table, root / MANIFEST_FILE, row_group_size=131_072, compression="zstd")

@@ -325,6 +325,27 @@ class TestRequests:
             assert rows == sorted(order[at : at + batch_size * world_size])
             at += len(rows)
 
+    @given(st.lists(st.integers(0, 5), max_size=30), batch_sizes, worlds, st.integers(0, 30))
+    def test_a_row_that_comes_again_counts_how_often_it_has_come(
+        self, rows: list[int], batch_size: int, world_size: int, consumed: int
+    ) -> None:
+        ranks = all_ranks(
+            np.array(rows, np.int64),
+            consumed=consumed,
+            batch_size=batch_size,
+            world_size=world_size,
+        )
+        got = [
+            (row, times)
+            for steps in zip(*ranks, strict=True)
+            for request in steps
+            for row, times in zip(
+                request.rows[request.valid], request.times[request.valid], strict=True
+            )
+        ]
+        wanted = [(row, rows[:at].count(row)) for at, row in enumerate(rows)]
+        assert sorted(got) == sorted(wanted[consumed:])
+
     def test_a_finished_epoch_has_no_batches_left(self) -> None:
         assert list(requests(np.arange(10), epoch=0, consumed=10, batch_size=3)) == []
 
