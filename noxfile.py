@@ -10,9 +10,9 @@ GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 TESTS = ["tests"]
 
 
-def _install(session: nox.Session, *groups: str) -> None:
+def _install(session: nox.Session, *groups: str, extras: str = "") -> None:
     """Install the project and some groups; pip knows no groups before 25.1."""
-    session.install("-e", ".", *(entry for group in groups for entry in GROUPS[group]))
+    session.install("-e", f".{extras}", *(entry for group in groups for entry in GROUPS[group]))
 
 
 @nox.session
@@ -31,17 +31,24 @@ def tests(session: nox.Session) -> None:
         session.run("mypy")
     session.run("coverage", "erase")
     # Two test processes with two threads of torch each would fight over two cores.
-    options = ["-n", "2", "-m", "not slow", *(session.posargs or TESTS)]
+    options = ["-n", "2", "-m", "not e2e and not soak", *(session.posargs or TESTS)]
     session.run("coverage", "run", "-m", "pytest", *options, env={"OMP_NUM_THREADS": "1"})
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
 
 @nox.session(default=False)
-def slow(session: nox.Session) -> None:
-    """Tests that start many processes or run for long."""
+def e2e(session: nox.Session) -> None:
+    """Tests that start many processes, a Ray cluster, or DVC."""
+    _install(session, "test", extras="[ray,dvc]")
+    session.run("pytest", "-m", "e2e", *(session.posargs or TESTS))
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Tests that break things over and over."""
     _install(session, "test")
-    session.run("pytest", "-m", "slow", *(session.posargs or TESTS))
+    session.run("pytest", "-m", "soak", *(session.posargs or TESTS))
 
 
 @nox.session(default=False)

@@ -19,6 +19,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_000_000  # just below where Pillow itself suspects a decompression bomb
 MIN_SIDE = 16
+CUT_QUALITY = 95  # of a JPEG made from a part of a picture
+_JPEG_SIDE = 65_500  # the longest that libjpeg writes
 
 # Pillow's own advice: a suspected bomb is an error, not a line in the log.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -118,16 +120,46 @@ def is_picture_name(name: str) -> bool:
     return "." + name.rsplit(".", 1)[-1].lower() in SUFFIXES
 
 
-def check(data: bytes) -> tuple[int, int]:
-    """Decode every pixel once; the upright (width, height) in pixels.
+def decode(data: bytes) -> Image.Image:
+    """All pixels, upright, in RGB.
 
     Raises:
         BadImage: as `open_image`, or the pixels cannot be decoded.
     """
+    return _rgb(open_image(data))
+
+
+def check(data: bytes) -> tuple[int, int]:
+    """Decode every pixel once; the upright (width, height) in pixels. Raises BadImage."""
+    return decode(data).size
+
+
+def cut(data: bytes, box: tuple[int, int, int, int]) -> bytes:
+    """A part of a picture as a JPEG of its own.
+
+    Args:
+        data: the file's bytes.
+        box: left, top, right, bottom in the pixels as they are stored, before any EXIF turn, as
+            annotation tools see them; what lies outside of the picture is left out.
+
+    Raises:
+        BadImage: the picture cannot be decoded, less than `MIN_SIDE` of it lies in the box, or
+            more than a JPEG can hold.
+    """
     image = open_image(data)
-    size = upright_size(image)
-    _rgb(image)
-    return size
+    left, top = max(box[0], 0), max(box[1], 0)
+    right, bottom = min(box[2], image.width), min(box[3], image.height)
+    sides = right - left, bottom - top
+    if min(sides) < MIN_SIDE or max(sides) > _JPEG_SIDE:
+        limits = f"a side is below {MIN_SIDE} or above {_JPEG_SIDE:,}"
+        raise BadImage(f"box {box} of {image.width}x{image.height}: {limits}")
+    try:
+        part = image.crop((left, top, right, bottom))
+    except _BROKEN as error:
+        raise BadImage(f"broken picture: {error}") from None
+    file = io.BytesIO()
+    _rgb(part).save(file, "JPEG", quality=CUT_QUALITY)
+    return file.getvalue()
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image:

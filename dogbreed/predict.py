@@ -3,9 +3,9 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from dogbreed.engine import TorchEngine
 from dogbreed.errors import BadInput
 from dogbreed.ranges import Range, read_pictures, whole
 from dogbreed.runs import newest
+from dogbreed.submission import Submission
 
 FIELDS = ("id", "breed", "probability", "top5", "error")
 
@@ -25,14 +26,16 @@ def predict(
     run_root: str = "runs",
     model: str | None = None,
     data: str | None = None,
-    split: Literal["train", "val", "test", "unlabelled"] = "test",
+    split: Literal["train", "val", "test", "unlabelled"] | None = None,
+    format: Literal["csv", "kaggle"] = "csv",
     out: str = "-",
     batch_size: int = 32,
     device: str | None = None,
 ) -> None:
     """Name the breeds in pictures and write a CSV with id, breed, probability and the top five.
 
-    A picture that can't be read has its row too, with the reason in column `error`.
+    A picture that can't be read has its row too, with the reason in column `error`. With --format
+    kaggle, the file that Kaggle's "Dog Breed Identification" takes is written instead.
 
     Args:
         images: a file, a folder, a bucket prefix, or a list of these.
@@ -40,45 +43,91 @@ def predict(
         run_root: where the newest run is looked for.
         model: a model package's folder, instead of a run.
         data: a prepared data set, instead of --images; see --split.
-        split: which pictures of --data.
+        split: which pictures of --data; by default test, with --format kaggle unlabelled.
+        format: csv has a row with the best breeds; kaggle is the competition's submission: a
+            probability for each breed, with the rows and columns of its sample_submission.csv.
+            A picture that can't be read, or is missing, has all breeds equally likely.
         out: where the CSV goes: a path, a URL, or - for standard output.
         batch_size: pictures that the network sees at once.
         device: torch's name of a device; by default a GPU if there is one.
     """
     if batch_size < 1:
         raise BadInput(f"--batch_size {batch_size}: must be at least 1")
+    if format == "kaggle" and (data is None or images is not None):
+        raise BadInput("--format kaggle answers a data set: say --data DATA-SET, without --images")
     if (images is None) == (data is None):
         raise BadInput("say which pictures: either --images PATH-or-URL or --data DATA-SET")
-    found = _from_data(data, split) if data is not None else _from_paths(images or [])
+    classes: list[str] = []
+    if data is not None:
+        split = split or ("unlabelled" if format == "kaggle" else "test")
+        found, classes = _from_data(data, split)
+    else:
+        found = _from_paths(images or [])
     if model is None:
         where = (
             run or newest(run_root, holding=storage.join(package.FOLDER, package.MODEL_FILE)).url
         )
         model = storage.join(where, package.FOLDER)
     source = package.read(storage.normal(model))
+    table: _Table = _Breeds(source.class_names)
+    if data is not None and format == "kaggle":
+        ids = [name for name, _ in found]
+        table = rows = Submission.of(storage.normal(data), classes, ids, source.class_names)
+        found = [(name, place) for name, place in found if name in rows]
     engine = TorchEngine(source, device)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(FIELDS)
     failed = 0
     with tqdm(total=len(found), unit=" pictures", desc="predict", disable=None) as bar:
         for names, batch, errors in _batches(found, source, batch_size):
-            answers = iter(engine.probabilities(batch) if len(batch) else ())
-            for name, error in zip(names, errors, strict=True):
-                row = ("", "", "", error) if error else _answer(next(answers), source.class_names)
-                table.writerow((name, *row))
-                failed += bool(error)
+            none = np.empty((0, len(source.class_names)), np.float32)
+            table.add(names, errors, engine.probabilities(batch) if len(batch) else none)
+            failed += sum(map(bool, errors))
             bar.update(len(names))
+    text, about = table.finish()
     if out == "-":
-        print(text.getvalue(), end="")
+        print(text, end="")
     else:
-        storage.write(storage.normal(out), text.getvalue().encode())
+        storage.write(storage.normal(out), text.encode())
     if failed == len(found):
         raise BadInput(f"none of the {failed:,} pictures could be read, the first: {errors[0]}")
-    if out == "-":
-        return
-    unread = f", {failed} of them could not be read" if failed else ""
-    print(f"{len(found):,} pictures{unread}: {out}")
+    if out != "-":
+        print(f"{about}: {out}")
+
+
+class _Table(Protocol):
+    """What the answers are written to."""
+
+    def add(self, names: Sequence[str], errors: Sequence[str], probabilities: np.ndarray) -> None:
+        """Take a batch: k names, k errors (empty for none), and floats, (read ones, classes)."""
+        ...
+
+    def finish(self) -> tuple[str, str]:
+        """The CSV, and what it holds in a few words."""
+        ...
+
+
+class _Breeds:
+    """The usual table: each picture's best breeds."""
+
+    def __init__(self, class_names: list[str]) -> None:
+        self._names = class_names
+        self._text = io.StringIO()
+        self._table = csv.writer(self._text, lineterminator="\n")
+        self._table.writerow(FIELDS)
+        self._rows = self._failed = 0
+
+    def add(self, names: Sequence[str], errors: Sequence[str], probabilities: np.ndarray) -> None:
+        """See `_Table`."""
+        answers = iter(probabilities)
+        for name, error in zip(names, errors, strict=True):
+            row = ("", "", "", error) if error else _answer(next(answers), self._names)
+            self._table.writerow((name, *row))
+            self._failed += bool(error)
+        self._rows += len(names)
+
+    def finish(self) -> tuple[str, str]:
+        """See `_Table`."""
+        unread = f", {self._failed} of them could not be read" if self._failed else ""
+        return self._text.getvalue(), f"{self._rows:,} pictures{unread}"
 
 
 def _answer(probabilities: np.ndarray, names: list[str]) -> tuple[str, str, str, str]:
@@ -120,13 +169,14 @@ def _from_paths(paths: list[str] | str) -> list[tuple[str, Range]]:
     return found
 
 
-def _from_data(root: str, split: str) -> list[tuple[str, Range]]:
-    """Ids and places of the pictures of a split."""
+def _from_data(root: str, split: str) -> tuple[list[tuple[str, Range]], list[str]]:
+    """Ids and places of the pictures of a split, and the data set's classes."""
     from dogbreed.data.manifest import Manifest  # needs pyarrow, which serving does without
 
     data = Manifest.open(root)
     rows = data.take(data.rows_of(split))
-    return [(row["id"], place) for row, place in zip(rows, data.ranges(rows), strict=True)]
+    places = data.ranges(rows)
+    return [(row["id"], place) for row, place in zip(rows, places, strict=True)], data.classes
 
 
 def _batches(

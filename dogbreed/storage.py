@@ -8,6 +8,7 @@ complete, and locally a temporary file is renamed into place.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,6 +16,9 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from dogbreed.errors import BadInput
 from dogbreed.retries import IN_FLIGHT, explain, one_try, retry, retry_async
 from dogbreed.retries import StorageError as StorageError
 
+_PART = ".part-"  # begins the name of a file that is being written
 WHOLE_TIMEOUT = 300.0  # seconds for a whole file, such as a checkpoint
 
 if "STORAGE_EMULATOR_HOST" in os.environ:
@@ -118,7 +123,7 @@ def write(url: str, data: bytes) -> None:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".part-", delete=False) as part:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=_PART, delete=False) as part:
             try:
                 part.write(data)
                 part.close()
@@ -184,6 +189,11 @@ def folders(url: str) -> list[str]:
     return [child for child, kind in _listing(url) if kind == "directory"]
 
 
+def files(url: str) -> list[str]:
+    """URLs of the files right in the folder `url`, sorted; empty if there is no such folder."""
+    return [child for child, kind in _listing(url) if kind == "file"]
+
+
 def _listing(url: str) -> list[tuple[str, str]]:
     fs, path = filesystem(url)
     try:
@@ -219,22 +229,67 @@ def write_many(files: dict[str, bytes]) -> None:
     Raises:
         StorageError: one of them could not be written.
     """
-    if not files:
-        return
-    fs, _ = filesystem(next(iter(files)))
+    fs, _ = filesystem(next(iter(files), ""))
     if not isinstance(fs, AsyncFileSystem):
         for url, data in files.items():
             write(url, data)
         return
+    puts = {u: (len(d), partial(fs._pipe_file, fs._strip_protocol(u), d)) for u, d in files.items()}
+    sync(fs.loop, _all_at_once, puts)
 
-    async def put(gate: asyncio.Semaphore, url: str, data: bytes) -> None:
+
+def remove(urls: Sequence[str]) -> None:
+    """Remove many files at once, all in one file system; one that is not there is passed over.
+
+    Raises:
+        StorageError: one of them could not be removed.
+    """
+    fs, _ = filesystem(next(iter(urls), ""))
+    if isinstance(fs, AsyncFileSystem):
+        calls = {url: (0, partial(fs._rm_file, fs._strip_protocol(url))) for url in urls}
+        sync(fs.loop, _all_at_once, calls, missing_ok=True)
+        return
+    for url in urls:
+        try:
+            fs.rm_file(filesystem(url)[1])
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise explain(url, error) from error
+
+
+async def _all_at_once(
+    calls: dict[str, tuple[int, Callable[[], Any]]], missing_ok: bool = False
+) -> None:
+    """Await what the calls give; each comes with its URL and the bytes that it moves."""
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(url: str, size: int, call: Callable[[], Any]) -> None:
         async with gate:
-            await retry_async(
-                url, lambda: fs._pipe_file(fs._strip_protocol(url), data), size=len(data)
-            )
+            try:
+                await retry_async(url, call, size=size)
+            except StorageError as error:
+                if not (missing_ok and isinstance(error.__cause__, FileNotFoundError)):
+                    raise
 
-    async def put_all() -> None:
-        gate = asyncio.Semaphore(IN_FLIGHT)
-        await asyncio.gather(*(put(gate, url, data) for url, data in files.items()))
+    await asyncio.gather(*(one(url, size, call) for url, (size, call) in calls.items()))
 
-    sync(fs.loop, put_all)
+
+def sweep(url: str, below: bool = True) -> None:
+    """Remove what killed writes left in a folder of this machine's disk.
+
+    Args:
+        url: the folder, which need not be there; nothing happens elsewhere than on a disk.
+        below: look into the folders below as well, and remove those that are empty.
+    """
+    fs, path = filesystem(url)
+    if not isinstance(fs, LocalFileSystem):
+        return
+    walk = os.walk(path, topdown=not below)
+    for folder, _, names in walk if below else islice(walk, 1):
+        for name in names:
+            if name.startswith(_PART):
+                Path(folder, name).unlink(missing_ok=True)
+        if below:
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(folder)

@@ -366,3 +366,113 @@ def test_a_damaged_exif_block_never_escapes_as_another_error() -> None:
         with warnings.catch_warnings(), contextlib.suppress(images.BadImage):
             warnings.simplefilter("ignore", UserWarning)  # Pillow's own remarks on the damage
             images.check(bytes(mutant))
+
+
+Box = tuple[int, int, int, int]
+
+
+def cut(data: bytes, box: Box) -> Image.Image:
+    """The part as it is decoded again."""
+    part = images.cut(data, box)
+    with Image.open(io.BytesIO(part)) as stored:
+        assert (stored.format, stored.mode) == ("JPEG", "RGB")
+        assert stored.getexif().get(ORIENTATION) is None
+    return images.decode(part)
+
+
+class TestCut:
+    @pytest.mark.parametrize("box", [(0, 0, 64, 48), (8, 5, 40, 37), (47, 31, 64, 48)])
+    def test_the_part_has_exactly_the_pixels_of_the_box(self, box: Box) -> None:
+        part = cut(encoded(smooth_picture(), "PNG"), box)
+        wanted = smooth_picture().crop(box)
+        assert part.size == wanted.size
+        assert difference(part, wanted) < 3  # of a JPEG
+
+    def test_the_box_is_placed_to_the_pixel(self) -> None:
+        marked = Image.new("RGB", (100, 80), (0, 0, 250))
+        marked.paste((250, 0, 0), (20, 10, 60, 50))
+        colours = np.asarray(cut(encoded(marked, "PNG"), (20, 10, 60, 50)), int)
+        assert colours.shape == (40, 40, 3)
+        assert np.abs(colours - (250, 0, 0)).max() < 6
+        for moved in ((19, 10, 60, 50), (20, 9, 60, 50), (20, 10, 61, 50), (20, 10, 60, 51)):
+            colours = np.asarray(cut(encoded(marked, "PNG"), moved), int)
+            assert np.abs(colours - (250, 0, 0)).max() > 60
+
+    @pytest.mark.parametrize("orientation", STORED)
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+    def test_the_box_is_in_stored_pixels_and_the_part_upright(
+        self, format: str, orientation: int
+    ) -> None:
+        box = (4, 7, 30, 27)
+        stored = smooth_picture()
+        options = {} if format == "PNG" else {"quality": 95}
+        data = encoded(stored, format, exif=exif(orientation), **options)
+        back = STORED[orientation](cut(data, box))
+        assert back.size == (26, 20)
+        assert difference(back, stored.crop(box)) < 4
+
+    @pytest.mark.parametrize("mode", ["P", "L", "LA", "RGBA", "1", "CMYK", "I;16"])
+    def test_any_mode_is_cut_as_the_whole_is_decoded(self, mode: str) -> None:
+        if mode == "I;16":
+            ramp = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+            whole = Image.fromarray(ramp)
+        else:
+            dither, palette = Image.Dither.NONE, Image.Palette.ADAPTIVE
+            whole = smooth_picture().convert(mode, dither=dither, palette=palette)
+        if mode in {"LA", "RGBA"}:
+            whole.putalpha(Image.linear_gradient("L").resize((64, 48)))
+        data = encoded(whole, "JPEG" if mode == "CMYK" else "PNG")
+        box = (10, 6, 50, 40)
+        wanted = images.decode(data).crop(box)
+        assert difference(cut(data, box), wanted) < 8
+
+    def test_a_transparent_colour_lies_on_white_in_the_part_too(self) -> None:
+        palette = Image.new("P", (64, 48), 1)
+        palette.putpalette([250, 0, 0, 0, 0, 250])
+        palette.paste(0, (0, 0, 32, 48))
+        data = encoded(palette, "PNG", transparency=0)
+        colours = np.asarray(cut(data, (0, 0, 16, 16)), int)
+        assert colours.min() > 250
+
+    @pytest.mark.parametrize(
+        ("box", "wanted"),
+        [
+            ((-9, -9, 30, 30), (0, 0, 30, 30)),
+            ((30, 20, 500, 400), (30, 20, 64, 48)),
+            ((-(2**31), 0, 2**31 - 1, 48), (0, 0, 64, 48)),
+        ],
+    )
+    def test_what_lies_outside_of_the_picture_is_left_out(self, box: Box, wanted: Box) -> None:
+        data = encoded(smooth_picture(), "PNG")
+        assert images.cut(data, box) == images.cut(data, wanted)
+
+    @pytest.mark.parametrize(
+        "box",
+        [
+            (64, 0, 90, 48),
+            (-50, 0, 0, 48),
+            (0, 100, 64, 200),
+            (10, 10, 10, 40),
+            (40, 40, 10, 10),
+            (0, 0, 64, 15),
+            (49, 0, 90, 48),
+        ],
+    )
+    def test_a_box_with_too_little_of_the_picture_is_refused(self, box: Box) -> None:
+        with pytest.raises(BadImage, match=r"^box \(.*\) of 64x48: a side is below 16"):
+            images.cut(encoded(smooth_picture(), "PNG"), box)
+
+    def test_a_part_of_sixteen_pixels_is_cut(self) -> None:
+        assert cut(encoded(smooth_picture(), "PNG"), (48, 32, 64, 48)).size == (16, 16)
+
+    def test_a_part_longer_than_a_jpeg_can_be_is_refused(self) -> None:
+        data = encoded(Image.new("L", (66_000, 20)), "PNG")
+        with pytest.raises(BadImage, match="above 65,500"):
+            images.cut(data, (0, 0, 66_000, 20))
+        assert cut(data, (400, 0, 65_900, 20)).size == (65_500, 20)
+
+    def test_a_damaged_picture_is_refused_in_its_words(self) -> None:
+        with pytest.raises(BadImage, match=r"^broken picture: (?!broken)"):
+            images.cut(picture_file(300, 200)[:2000], (0, 0, 100, 100))
+        with pytest.raises(BadImage, match="not a JPEG, PNG or WebP picture"):
+            images.cut(b"<html>", (0, 0, 100, 100))

@@ -166,6 +166,92 @@ class TestFiles:
         assert target.read_bytes() == b"old"
 
 
+class TestRemove:
+    def test_many_files_are_removed_and_no_others(self, root: str) -> None:
+        urls = [storage.join(root, f"{k % 3}/ü+%#&=[{k}].jpg") for k in range(40)]
+        storage.write_many(dict.fromkeys(urls, b"x"))
+        storage.remove(urls[5:])
+        assert [url for url in urls if storage.exists(url)] == urls[:5]
+
+    def test_what_is_not_there_is_passed_over(self, root: str) -> None:
+        here = storage.join(root, "here")
+        storage.write(here, b"x")
+        storage.remove([storage.join(root, "none/file"), here, storage.join(root, "none")])
+        assert not storage.exists(here)
+
+    def test_no_files_are_removed_without_complaint(self) -> None:
+        storage.remove([])
+
+    def test_what_cannot_be_removed_is_an_error_of_one_line(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(StorageError) as caught:
+            storage.remove([str(tmp_path / "folder")])
+        assert_one_line(caught.value, str(tmp_path / "folder"))
+
+    def test_a_forbidden_bucket_is_an_error_of_one_line(self, gcs: FakeGCS, bucket: str) -> None:
+        gcs.faults.forbidden.add(bucket[5:])
+        with pytest.raises(StorageError) as caught:
+            storage.remove([f"{bucket}/a"])
+        assert_one_line(caught.value, f"{bucket}/a", "access denied")
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_bucket_out_of_breath_is_asked_again(self, gcs: FakeGCS, bucket: str) -> None:
+        urls = [r.url for r in fill(bucket, 40)]
+        gcs.faults.error_rate = 0.3
+        storage.remove(urls)
+        assert gcs.counts["error"] > 0
+        gcs.reset()
+        assert storage.files(bucket) == []
+
+
+class TestListing:
+    def test_files_are_those_right_below(self, root: str) -> None:
+        names = ["b", "a b+%#[1]", ".hidden", "c/1", "c/d/2"]
+        storage.write_many({storage.join(root, n): b"x" for n in names})
+        assert storage.files(root) == [storage.join(root, n) for n in sorted(names[:3])]
+        assert storage.files(root + "/") == storage.files(root)
+        assert storage.files(storage.join(root, "c")) == [storage.join(root, "c/1")]
+
+    def test_a_missing_folder_has_no_files(self, root: str) -> None:
+        storage.write(storage.join(root, "other/file"), b"x")
+        assert storage.files(storage.join(root, "none")) == []
+
+
+class TestSweep:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for name in (".part-1", "a/.part-2", "a/b/.part-3", "a/picture.jpg", ".parts/x"):
+            storage.write(str(tmp_path / name), b"x")
+        (tmp_path / "empty/empty").mkdir(parents=True)
+        return tmp_path
+
+    def there(self, folder: Path) -> set[str]:
+        return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+    def test_leftovers_and_empty_folders_go_and_all_else_stays(self, folder: Path) -> None:
+        storage.sweep(str(folder))
+        assert self.there(folder) == {"a", "a/picture.jpg", ".parts", ".parts/x"}
+
+    def test_not_below_it_looks_at_the_folder_alone(self, folder: Path) -> None:
+        before = self.there(folder)
+        storage.sweep(str(folder), below=False)
+        assert self.there(folder) == before - {".part-1"}
+
+    def test_a_folder_left_empty_goes_and_a_missing_one_is_passed_over(
+        self, tmp_path: Path
+    ) -> None:
+        storage.write(str(tmp_path / "a/b/.part-1"), b"x")
+        for _ in range(2):
+            storage.sweep(str(tmp_path / "a"))
+            assert not (tmp_path / "a").exists()
+            storage.sweep(str(tmp_path / "a"), below=False)
+
+    def test_elsewhere_than_on_a_disk_nothing_happens(self, bucket: str) -> None:
+        storage.write(f"{bucket}/.part-1", b"x")
+        storage.sweep(bucket)
+        assert storage.files(bucket) == [f"{bucket}/.part-1"]
+
+
 class TestNames:
     def test_join_puts_single_slashes_and_lets_an_absolute_part_stand_alone(self) -> None:
         assert storage.join("gs://b/", "c", "d.jpg") == "gs://b/c/d.jpg"

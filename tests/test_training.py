@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -19,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dogbreed import __version__, storage
 from dogbreed.cli import main
 from dogbreed.data import manifest
-from dogbreed.data.manifest import SPLITS, Manifest, Row
+from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.runs import Run
 from tests.doubles.gcs import FakeGCS
 
@@ -68,8 +69,9 @@ def rewritten(data: Manifest, out: str, classes: list[str]) -> None:
                 "uri": storage.join(data.root, row["uri"]),
                 "label": classes.index(breed),
             }
-            rows.append(Row(**(row | changed)))
-    manifest.save(out, rows, classes=[{"name": name} for name in classes], name="other")
+            rows.append(row | changed)
+    table = pa.Table.from_pylist(rows, manifest.SCHEMA)
+    manifest.save(out, table, classes=[{"name": name} for name in classes], name="other")
 
 
 class FailAt(Callback):

@@ -23,10 +23,11 @@ from dogbreed import storage
 from dogbreed.errors import BadInput
 from dogbreed.ranges import Range
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no perceptual hashes
 SPLITS = ("train", "val", "test", "unlabelled")
 DATASET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.parquet"
+NEXT_FILE = "manifest.next.parquet"  # for the moment in which a data set is replaced
 
 SCHEMA = pa.schema(
     [
@@ -39,26 +40,11 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("digest", pa.string()),  # SHA-256 of the bytes, hex
-        ("group", pa.string()),  # duplicates share a group, and a group lies in one split
+        ("group", pa.string()),  # duplicates share a group; its key is the digest of one of them
+        ("phash", pa.binary()),  # see duplicates.perceptual_hash
     ]
 )
 _CHUNK = 131_072  # rows converted at once
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """One picture; the fields are those of `SCHEMA`."""
-
-    id: str
-    uri: str
-    offset: int
-    size: int
-    label: int
-    split: str
-    width: int
-    height: int
-    digest: str
-    group: str
 
 
 def version_of(table: pa.Table, classes: Sequence[str]) -> str:
@@ -79,44 +65,59 @@ def version_of(table: pa.Table, classes: Sequence[str]) -> str:
 
 
 def save(
-    root: str, rows: Sequence[Row], *, classes: Sequence[dict[str, Any]], **about: Any
+    root: str, rows: pa.Table, *, classes: Sequence[dict[str, Any]], **about: Any
 ) -> dict[str, Any]:
     """Write `manifest.parquet`, then `dataset.json`, into `root`.
 
+    Two files cannot be replaced at once. So that one who opens the data set at any moment, or after
+    a kill, finds the old one or the new one, the new manifest lies beside the old one meanwhile.
+
     Args:
         root: the data set's URL.
-        rows: any order; they are sorted by id.
+        rows: of `SCHEMA`, in any order; they are sorted by id.
         classes: for each class at least its `name`.
         about: what else `dataset.json` says (name, source, ...).
 
     Returns:
         What `dataset.json` holds.
     """
-    ordered = sorted(rows, key=lambda row: row.id)
-    table = pa.table(
-        {field.name: [getattr(row, field.name) for row in ordered] for field in SCHEMA}, SCHEMA
-    )
+    table = rows.sort_by("id")
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=_CHUNK, compression="zstd")
     data = sink.getvalue().to_pybytes()
     names = [entry["name"] for entry in classes]
-    counts: dict[str, dict[str, int]] = {}
-    for row in ordered:
-        label = names[row.label] if row.label >= 0 else ""
-        of_split = counts.setdefault(row.split, {})
-        of_split[label] = of_split.get(label, 0) + 1
     dataset = {
         "schema": SCHEMA_VERSION,
         "name": about.pop("name"),
         "version": version_of(table, names),
         **about,
-        "manifest": {"sha256": storage.digest_of(data), "rows": len(ordered)},
-        "counts": {split: counts[split] for split in SPLITS if split in counts},
+        "manifest": {"sha256": storage.digest_of(data), "rows": len(table)},
+        "counts": _counts(table, names),
         "classes": list(classes),
     }
-    storage.write(storage.join(root, MANIFEST_FILE), data)
+    replaces = storage.exists(storage.join(root, DATASET_FILE))
+    storage.write(storage.join(root, NEXT_FILE if replaces else MANIFEST_FILE), data)
     storage.write_json(storage.join(root, DATASET_FILE), dataset)
+    if replaces:
+        storage.write(storage.join(root, MANIFEST_FILE), data)
+        storage.remove([storage.join(root, NEXT_FILE)])
     return dataset
+
+
+def _counts(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Split -> breed (empty for none) -> pictures."""
+    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    grouped = table.group_by(["split", "label"]).aggregate([([], "count_all")]).sort_by("label")
+    for row in grouped.to_pylist():
+        breed = names[row["label"]] if row["label"] >= 0 else ""
+        counts[row["split"]][breed] = row["count_all"]
+    return {split: of_split for split, of_split in counts.items() if of_split}
+
+
+def read_table(data: bytes) -> pa.Table:
+    """The content of a Parquet file."""
+    # A thread of Arrow's that lets go of Python's bytes when Python has ended aborts the process.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def cache_home() -> Path:
@@ -159,7 +160,7 @@ class Manifest:
         digest = storage.checked_digest(dataset["manifest"]["sha256"])
         path = cache_home() / "manifests" / f"{digest}.v{SCHEMA_VERSION}.arrow"
         if not path.exists():
-            _bring(storage.join(root, MANIFEST_FILE), digest, path)
+            _bring(root, digest, path)
         return cls(root, dataset, path)
 
     @functools.cached_property
@@ -247,9 +248,12 @@ class Manifest:
         return url
 
 
-def _bring(url: str, digest: str, path: Path) -> None:
+def _bring(root: str, digest: str, path: Path) -> None:
     """Fetch a manifest, check it, and write it as an Arrow file, atomically."""
+    url, following = (storage.join(root, name) for name in (MANIFEST_FILE, NEXT_FILE))
     data = storage.read(url)
+    if storage.digest_of(data) != digest and storage.exists(following):
+        data = storage.read(following)
     if storage.digest_of(data) != digest:
         raise BadInput(
             f"{url}: its content differs from what {DATASET_FILE} says; prepare it again"
@@ -259,11 +263,14 @@ def _bring(url: str, digest: str, path: Path) -> None:
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(_CHUNK):
+            parquet = pq.ParquetFile(pa.BufferReader(data))
+            for batch in parquet.iter_batches(_CHUNK, use_threads=False):  # see read_table
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 columns["split"] = pc.index_in(columns["split"], pa.array(SPLITS)).cast("int8")
-                columns = {name: columns[name] for name in schema.names}
-                writer.write_batch(pa.record_batch(list(columns.values()), schema))
+                columns.setdefault("phash", pa.nulls(len(batch), pa.binary()))  # schema 1
+                writer.write_batch(
+                    pa.record_batch([columns[name] for name in schema.names], schema)
+                )
         os.replace(part, path)
     except BaseException:
         os.unlink(part)

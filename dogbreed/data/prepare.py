@@ -1,176 +1,158 @@
 """`dogbreed prepare`: from photographs anywhere to a data set in a folder or bucket.
 
 Each picture is decoded once to see that it can be; what cannot is named in `rejects.csv`. The
-bytes themselves are copied unchanged.
+bytes themselves are copied unchanged, unless they are cut to a box.
 """
 
-import collections
-import csv
-import hashlib
-import io
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import re
+from pathlib import Path
 from typing import Literal
+from zipfile import is_zipfile
 
-from tqdm import tqdm
-
-from dogbreed import breeds, images, storage
-from dogbreed.data import manifest, sample
-from dogbreed.data.contact_sheet import contact_sheet
-from dogbreed.data.manifest import Manifest, Row
-from dogbreed.data.sources import CHUNK, Found, enough, from_folder, from_sample
+from dogbreed import storage
+from dogbreed.data import kaggle, manifest, sample, stanford
+from dogbreed.data.build import SHEET_FILE, Options, build
+from dogbreed.data.fetch import fetch, kaggle_credentials
+from dogbreed.data.sources import from_folder, from_sample, only
+from dogbreed.data.work import Shares
 from dogbreed.errors import BadInput
 
-REJECTS_FILE = "rejects.csv"
-SHEET_FILE = "contact_sheet.png"
-
-Splits = tuple[float, float, float]
+Kind = Literal["folder", "kaggle", "stanford-dogs", "sample"]
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def prepare(
-    source: Literal["sample", "folder"] = "folder",
+    source: Kind = "folder",
     out: str | None = None,
     path: str | None = None,
     name: str | None = None,
     splits: str = "0.8,0.1,0.1",
     seed: int = 0,
+    crop: Literal["none", "box"] = "none",
+    ids: str | None = None,
+    shard_size: str | None = None,
+    pictures: str | None = None,
+    conflicts: Literal["error", "reject"] = "error",
     per_class: int = sample.PER_CLASS,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> None:
-    """Turn photographs into a data set: manifest, pictures, contact sheet.
+    """Turn photographs into a data set: manifest, pictures, contact sheet, duplicates.
 
-    A class folder is named after its breed; train/, val/ and test/ above the class folders are
-    kept as splits. Otherwise a picture's split follows from a hash of the seed and its content,
-    so that pictures added later never move the ones that were there.
+    Killed and run again it goes on where it was. Run again with more pictures it extends the data
+    set at --out: what was there keeps its split. Files that are equal, or look alike, lie in one
+    split.
 
     Args:
-        source: `folder` reads class folders from --path; `sample` draws synthetic breeds.
+        source: `folder` reads class folders named after breeds, with train/, val/ and test/ above
+            them kept as splits; `kaggle` the zip or folder of Dog Breed Identification, whose
+            test/ becomes split unlabelled; `stanford-dogs` the official archives or what was in
+            them, with the official test list; `sample` draws synthetic breeds.
         out: where the data set goes: a folder or any fsspec URL such as gs://my-bucket/dogs.
-        path: the folder, or fsspec URL, with one folder per breed.
+        path: the source's folder, .zip or .tar, on a disk or any fsspec URL; none: kaggle and
+            stanford-dogs are fetched from their official addresses.
         name: the data set's name in reports; by default that of the last folder of --path.
-        splits: shares of train, val and test, with commas between.
+        splits: shares of train, val and test, with commas between; a picture's part follows from
+            a hash of the seed and its content. With stanford-dogs those of train and val count.
         seed: of the splits, and of the drawing with `sample`.
+        crop: `box` cuts each picture to its first annotated box (stanford-dogs).
+        ids: a file or URL with the ids of the pictures to take, one a line; by default all.
+        shard_size: packs the pictures into plain tar files of about this size, such as 64MB; by
+            default each picture is a file of its own.
+        pictures: folder or URL for the pictures, if they shall not lie beside the manifest.
+        conflicts: equal files under different breeds are an `error`, or `reject` leaves them out.
         per_class: pictures a breed with `sample`.
+        engine: who does the work: all cores of this machine, or `ray`, a Ray cluster.
+        workers: processes; none: one for each core.
+        address: where kaggle or stanford-dogs is fetched from; none: the official address.
     """
     if out is None:
         raise BadInput(
             "--out is missing: say where the data set goes, e.g. --out gs://my-bucket/dogs"
         )
-    shares = _shares(splits)
-    if seed < 0:
-        raise BadInput(f"--seed {seed}: must not be negative")
-    if source == "folder":
-        if path is None:
-            raise BadInput("--source folder needs --path, the folder with one folder per breed")
-        pictures, total = from_folder(storage.normal(path))
-        name = name or storage.normal(path).rsplit("/", 1)[-1]
+    for flag, number, least in (("seed", seed, 0), ("workers", workers, 1)):
+        if number is not None and number < least:
+            raise BadInput(f"--{flag} {number}: must be at least {least}")
+    if crop == "box" and source != "stanford-dogs":
+        raise BadInput("--crop box needs annotated boxes, which --source stanford-dogs has")
+    options = Options(
+        _shares(splits), seed, crop, _bytes(shard_size), pictures, conflicts, engine, workers
+    )
+    if source == "sample":
+        found, name = from_sample(per_class, seed), name or "synthetic-breeds"
     else:
-        pictures, total = from_sample(per_class, seed), per_class * len(sample.BREEDS)
-        name = name or "synthetic-breeds"
-    dataset = build(pictures, total, out, name=name, source=source, splits=shares, seed=seed)
-    counts = {split: sum(of.values()) for split, of in dataset.dataset["counts"].items()}
-    print(f"{dataset.name}: {len(dataset):,} pictures of {len(dataset.classes)} breeds {counts}")
-    print(f"version {dataset.version[:12]} in {dataset.root}, a look at it: {SHEET_FILE}")
-    print(f"next: dogbreed fit --config configs/mobilenet.yaml --data.root {dataset.root}")
+        path = storage.normal(path) if path is not None else _fetched(source, address)
+        name = name or path.rsplit("/", 1)[-1].removesuffix(".zip").removesuffix(".tar")
+        if source == "kaggle":
+            found = kaggle.from_kaggle(path)
+        elif source == "stanford-dogs":
+            found = stanford.from_stanford(path, crop=crop == "box")
+        else:
+            found = from_folder(path)
+    if ids is not None:
+        found = only(found, ids)
+    data = build(found, out, name=name, kind=source, options=options)
+    counts = {split: sum(of.values()) for split, of in data.dataset["counts"].items()}
+    print(f"{data.name}: {len(data):,} pictures of {len(data.classes)} breeds {counts}")
+    print(f"version {data.version[:12]} in {data.root}, a look at it: {SHEET_FILE}")
+    print(f"next: dogbreed fit --config configs/mobilenet.yaml --data.root {data.root}")
 
 
 def embedded_sample() -> str:
     """The embedded sample's folder on this machine; drawn on first use."""
     root = manifest.cache_home() / f"sample-v{sample.VERSION}"
     if not (root / manifest.DATASET_FILE).exists():
-        pictures, total = from_sample(sample.PER_CLASS, 0), sample.PER_CLASS * len(sample.BREEDS)
-        build(
-            pictures,
-            total,
-            str(root),
-            name="synthetic-breeds",
-            source="sample",
-            splits=(0.7, 0.15, 0.15),
-            seed=0,
-        )
+        options = Options(splits=(0.7, 0.15, 0.15))
+        drawn = from_sample(sample.PER_CLASS, 0)
+        build(drawn, str(root), name="synthetic-breeds", kind="sample", options=options)
     return str(root)
 
 
-def build(
-    pictures: Iterable[Found],
-    total: int,
-    out: str,
-    *,
-    name: str,
-    source: str,
-    splits: Splits = (0.8, 0.1, 0.1),
-    seed: int = 0,
-) -> Manifest:
-    """Check, copy and list the pictures; write the data set; return it opened.
-
-    Args:
-        pictures: what a source gives.
-        total: how many there are, for the progress bar.
-        out: URL of the data set.
-        name: the data set's name.
-        source: what `dataset.json` says of where it came from.
-        splits: shares of train, val, test.
-        seed: of the splits.
+def _fetched(source: str, address: str | None) -> str:
+    """The source's archives in this machine's cache, fetched from their official address.
 
     Raises:
-        BadInput: nothing to prepare, a breed with too few pictures, or `out` holds a data set.
+        BadInput: a folder has none, the address cannot be reached, or Kaggle wants credentials.
     """
-    out = storage.normal(out)
-    if storage.exists(storage.join(out, manifest.DATASET_FILE)):
-        raise BadInput(f"{out}: there is a data set already; choose another --out")
-    rows: list[tuple[Row, str]] = []  # a row, and its breed
-    rejects: list[tuple[str, str]] = []
-    pictures = iter(pictures)
-    with (
-        tqdm(total=total, unit=" pictures", desc=f"prepare {name}", disable=None) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        while chunk := list(islice(pictures, CHUNK)):
-            files: dict[str, bytes] = {}
-            for found, seen in zip(chunk, pool.map(_look, chunk), strict=True):
-                if isinstance(seen, str):
-                    rejects.append((found.id, seen))
-                    continue
-                assert isinstance(found.data, bytes)
-                uri = f"pictures/{found.id}"
-                digest = storage.digest_of(found.data)
-                split = found.split or _split_of(digest, splits, seed)
-                row = Row(found.id, uri, 0, len(found.data), 0, split, *seen, digest, digest)
-                rows.append((row, found.breed))
-                files[storage.join(out, uri)] = found.data
-            storage.write_many(files)
-            bar.update(len(chunk))
-    storage.write(storage.join(out, REJECTS_FILE), _csv([("id", "reason"), *rejects]))
-    if rejects:
-        print(
-            f"{len(rejects):,} of {total:,} files rejected, see {storage.join(out, REJECTS_FILE)}"
+    folder: Path = manifest.cache_home() / "downloads" / source
+    if source == "stanford-dogs":
+        return stanford.fetch_archives(folder, (address or stanford.ADDRESS).rstrip("/"))
+    if source == "folder":
+        raise BadInput("--source folder needs --path, the folder with one folder per breed")
+    zipped = folder / "dog-breed-identification.zip"
+    auth = kaggle_credentials() if address is None else None  # they are for nobody else
+    if auth is None and address is None and not zipped.exists():
+        raise BadInput(
+            "--source kaggle needs --path, the competition's zip or folder; to fetch it, accept the"
+            " rules on its page and set KAGGLE_USERNAME and KAGGLE_KEY (a legacy API key)"
         )
-    if leaks := _leaks([row for row, _ in rows]):
-        print(f"{leaks:,} pictures lie in more than one split: scores will flatter")
-    names = _classes([breed for _, breed in rows], out)
-    index = {breed: number for number, breed in enumerate(names)}
-    manifest.save(
-        out,
-        [_labelled(row, index[breed]) for row, breed in rows],
-        classes=[
-            {"name": n, "title": breeds.title(n), "synset": breeds.synset_of(n)} for n in names
-        ],
-        name=name,
-        source={
-            "kind": source,
-            "seed": seed,
-            "splits": list(splits),
-            "rejected": len(rejects),
-            "in_several_splits": leaks,
-        },
-    )
-    dataset = Manifest.open(out)
-    storage.write(storage.join(out, SHEET_FILE), contact_sheet(dataset))
-    return dataset
+    fetch(address or kaggle.ADDRESS, zipped, auth=auth)
+    if not is_zipfile(zipped):
+        zipped.unlink()
+        raise BadInput(
+            f"{address or kaggle.ADDRESS} sent no zip file: fetch it with a browser, and give it"
+            " with --path"
+        )
+    return str(zipped)
 
 
-def _shares(splits: str) -> Splits:
+def _bytes(text: str | None) -> int:
+    """`64MB` as a number of bytes; 0 for none.
+
+    Raises:
+        BadInput: not a size.
+    """
+    if text is None:
+        return 0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip().upper())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise BadInput(f"--shard_size {text}: say a number of bytes, such as 64MB or 1GB")
+    return size
+
+
+def _shares(splits: str) -> Shares:
     """`0.8,0.1,0.1` as numbers.
 
     Raises:
@@ -183,51 +165,3 @@ def _shares(splits: str) -> Splits:
     if min(train, val, test) < 0 or abs(train + val + test - 1) > 1e-3:
         raise BadInput(f"--splits {splits}: shares of train, val and test must add up to 1")
     return train, val, test
-
-
-def _labelled(row: Row, label: int) -> Row:
-    return Row(**{field: getattr(row, field) for field in Row.__slots__} | {"label": label})
-
-
-def _classes(found: list[str], out: str) -> list[str]:
-    """The breeds' names, sorted.
-
-    Raises:
-        BadInput: fewer than two, or one with fewer than `MIN_PER_CLASS` readable pictures.
-    """
-    if not found:
-        raise BadInput(f"no readable picture found; what was wrong stands in {out}/{REJECTS_FILE}")
-    enough(found, "readable ")
-    return sorted(set(found))
-
-
-def _leaks(rows: list[Row]) -> int:
-    """How many different pictures lie in more than one split; only a source's own splits can."""
-    splits = collections.defaultdict(set)
-    for row in rows:
-        splits[row.group].add(row.split)
-    return sum(len(of_group) > 1 for of_group in splits.values())
-
-
-def _look(found: Found) -> tuple[int, int] | str:
-    """Width and height in pixels, or why the picture is rejected."""
-    try:
-        if isinstance(found.data, images.BadImage):
-            raise found.data
-        return images.check(found.data)
-    except images.BadImage as error:
-        return str(error)
-
-
-def _split_of(group: str, splits: Splits, seed: int) -> str:
-    """By a hash of (seed, group): a number in [0, 1) against the shares."""
-    digest = hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
-    train, val, _ = splits
-    return "train" if share < train else "val" if share < train + val else "test"
-
-
-def _csv(rows: Iterable[tuple[str, ...]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()

@@ -129,6 +129,11 @@ def jpeg(breed: int, k: int, seed: int = 0) -> bytes:
     return file.getvalue()
 
 
+def path(breed: int, k: int) -> str:
+    """The picture's path: `<breed>/<breed>_<k in four digits>.jpg`."""
+    return f"{BREEDS[breed]}/{BREEDS[breed]}_{k:04d}.jpg"
+
+
 def pictures(per_class: int = PER_CLASS, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """Draw the whole sample, breed after breed.
 
@@ -137,14 +142,14 @@ def pictures(per_class: int = PER_CLASS, seed: int = 0) -> Iterator[tuple[str, b
         seed: as in `draw`.
 
     Yields:
-        The path `<breed>/<breed>_<k in four digits>.jpg`, and the bytes of that JPEG file.
+        Its path, and the bytes of that JPEG file.
 
     Raises:
         ValueError: if `seed` is negative.
     """
-    for index, name in enumerate(BREEDS):
+    for breed in range(len(BREEDS)):
         for k in range(per_class):
-            yield f"{name}/{name}_{k:04d}.jpg", jpeg(index, k, seed)
+            yield path(breed, k), jpeg(breed, k, seed)
 
 
 class _Part(NamedTuple):

@@ -1,17 +1,16 @@
-"""Where pictures come from: each source hands out `Found`s, and `prepare` does the rest."""
+"""Where pictures come from: each source lists its pictures, and `prepare` does the rest."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import pyarrow as pa
 
 from dogbreed import images, storage
 from dogbreed.data import sample
+from dogbreed.data.listing import Item, items_of, listing
+from dogbreed.data.trees import is_archive, members
 from dogbreed.errors import BadInput
-from dogbreed.ranges import Range, read_pictures
-
-CHUNK = 256  # pictures read at a time
-CHUNK_BYTES = 256 * 2**20  # and their bytes at most: bounds the memory
-MIN_PER_CLASS = 3
 
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -22,89 +21,127 @@ _SPLIT_FOLDERS = {
 }
 
 
-class Found(NamedTuple):
-    """A picture of a source before anyone has looked into it."""
+@dataclasses.dataclass
+class Source:
+    """What a source knows of its pictures before anyone has looked into them."""
 
-    id: str
-    breed: str
-    split: str  # empty: by hash
-    data: bytes | images.BadImage
-
-
-def enough(breeds_found: list[str], readable: str) -> None:
-    """See that there are at least two breeds, each with `MIN_PER_CLASS` pictures.
-
-    Raises:
-        BadInput: there are not; names the breeds.
-    """
-    counts = collections.Counter(breeds_found)
-    few = [f"{breed} ({n})" for breed, n in sorted(counts.items()) if n < MIN_PER_CLASS]
-    if few:
-        raise BadInput(
-            f"fewer than {MIN_PER_CLASS} {readable}pictures: {', '.join(few)};"
-            " add pictures or remove the folder"
-        )
-    if len(counts) == 1:
-        raise BadInput(f"only one breed, {next(iter(counts))}: there is nothing to tell apart")
+    table: pa.Table
+    """Of `listing.SCHEMA`."""
+    rejects: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What is no picture by its name or place: its name, and why."""
+    has_test: bool = False
+    """Whether the source itself says what is for testing: then only train and val are drawn."""
+    submission: dict[str, list[str]] | None = None
+    """Columns and ids of the table that a competition wants back."""
 
 
-def from_sample(per_class: int, seed: int) -> Iterator[Found]:
+def named(rows: list[str], limit: int = 5) -> str:
+    """The first few of many names, for a message."""
+    more = f" and {len(rows) - limit:,} more" if len(rows) > limit else ""
+    return ", ".join(rows[:limit]) + more
+
+
+def from_sample(per_class: int, seed: int) -> Source:
     """Drawings of the embedded sample."""
-    for picture, data in sample.pictures(per_class, seed):
-        yield Found(picture, picture.split("/")[0], "", data)
+    drawings = (
+        Item(sample.path(breed, k), name, "", f"{breed}:{k}:{seed}", kind="drawn")
+        for breed, name in enumerate(sample.BREEDS)
+        for k in range(per_class)
+    )
+    return Source(listing(drawings))
 
 
-def from_folder(path: str) -> tuple[Iterator[Found], int]:
-    """The pictures of class folders, and their number.
+def from_folder(path: str) -> Source:
+    """The pictures of class folders, on a disk, in a bucket or in a .zip or .tar.
 
-    What is no picture by its name, or lies in no class folder, is handed out as a bad one.
+    What is no picture by its name, or lies in no class folder, is among the rejects.
 
     Raises:
-        BadInput: no such folder, no pictures in folders of it, or one that cannot be fetched.
+        BadInput: no such folder, or no pictures in folders of it.
     """
-    there = storage.find(path)
-    files = [(name.split("/"), size) for name, size in there if images.is_picture_name(name)]
-    tops = {parts[0] for parts, _ in files if len(parts) > 1}
+    suffixes = ", ".join(sorted(images.SUFFIXES))
+    rejects: dict[str, str] = {}
+
+    def pictures() -> Iterator[Item]:
+        for member in members(path):
+            if images.is_picture_name(member.name):
+                yield Item(member.name, "", "", **member.place())
+            else:
+                rejects[member.name] = f"not named like a picture ({suffixes})"
+
+    found = listing(pictures(), path)  # what a folder stands for is known when all have been seen
+    names = [name for name in found.column("id").to_pylist() if "/" in name]
+    wrapper = _wrapper(names) if is_archive(path) else ""
+    tops = {name.removeprefix(wrapper).split("/")[0] for name in names}
     above = 1 if tops & set(_SPLIT_FOLDERS) else 0  # folders above the class folders
     if above and not tops <= set(_SPLIT_FOLDERS):
         odd = ", ".join(sorted(tops - set(_SPLIT_FOLDERS)))
         raise BadInput(f"{path}: folders of splits and of breeds side by side: {odd}")
-    if not any(len(parts) > above + 1 for parts, _ in files):
-        raise BadInput(
-            f"{path}: no pictures ({', '.join(sorted(images.SUFFIXES))})"
-            " in folders named after breeds"
-        )
-    enough([parts[above] for parts, _ in files if len(parts) > above + 1], "")
-    others = [name for name, _ in there if not images.is_picture_name(name)]
+    if not any(name.removeprefix(wrapper).count("/") > above for name in names):
+        raise BadInput(f"{path}: no pictures ({suffixes}) in folders named after breeds")
 
-    def read() -> Iterator[Found]:
-        for name in others:
-            reason = f"not named like a picture ({', '.join(sorted(images.SUFFIXES))})"
-            yield Found(name, "", "", images.BadImage(reason))
-        for chunk in _chunks(files):
-            ranges = [Range(storage.join(path, *parts), 0, size) for parts, size in chunk]
-            for (parts, _), data in zip(chunk, read_pictures(ranges), strict=True):
-                if isinstance(data, storage.StorageError):
-                    raise data
-                name, split = "/".join(parts), _SPLIT_FOLDERS.get(parts[0], "") if above else ""
-                if len(parts) > above + 1:
-                    yield Found(name, parts[above], split, data)
-                else:
-                    stray = images.BadImage("lies in no folder named after a breed")
-                    yield Found(name, "", split, stray)
+    def labelled() -> Iterator[Item]:
+        for item in items_of(found):
+            name = item.id.removeprefix(wrapper)
+            parts = name.split("/")
+            if len(parts) <= above + 1:
+                rejects[name] = "lies in no folder named after a breed"
+            else:
+                split = _SPLIT_FOLDERS[parts[0]] if above else ""
+                yield item._replace(id=name, breed=parts[above], split=split)
 
-    return read(), len(there)
+    return Source(listing(labelled(), path), rejects)
 
 
-def _chunks(files: list[tuple[list[str], int]]) -> Iterator[list[tuple[list[str], int]]]:
-    """Files to hold in memory together: at most `CHUNK` of them, and `CHUNK_BYTES`."""
-    chunk: list[tuple[list[str], int]] = []
-    held = 0
-    for parts, size in files:
-        if chunk and (len(chunk) == CHUNK or held + size > CHUNK_BYTES):
-            yield chunk
-            chunk, held = [], 0
-        chunk.append((parts, size))
-        held += size if size <= images.MAX_BYTES else 0
-    if chunk:
-        yield chunk
+def _wrapper(names: list[str]) -> str:
+    """The folder that an archive was made of, with a slash, if it holds the class folders."""
+    top = names[0].split("/")[0] if names else ""
+    wraps = all(name.startswith(f"{top}/") and name.count("/") > 1 for name in names)
+    return f"{top}/" if top not in _SPLIT_FOLDERS and wraps else ""
+
+
+def only(source: Source, path: str) -> Source:
+    """The pictures whose ids stand in a file, one a line; blank lines and `# remarks` don't count.
+
+    A line may also be the name of the picture's file, with or without folder and suffix.
+
+    Raises:
+        BadInput: a line that is the id of no picture, or of several; or no id at all.
+    """
+    text = storage.read(storage.normal(path)).decode("utf-8-sig", errors="replace")
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    wanted = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not wanted:
+        raise BadInput(f"{path}: there is no id in it")
+    ids = source.table.column("id").to_pylist()
+    exact = {name: place for place, name in enumerate(ids)}
+    stems: dict[str, list[int]] = collections.defaultdict(list)
+    for place, name in enumerate(ids):
+        stems[_stem(name)].append(place)
+    rows: set[int] = set()
+    unknown: list[str] = []
+    unclear: list[str] = []
+    for number, line in wanted:
+        if line in exact:
+            rows.add(exact[line])
+            continue
+        found = [place for place in stems.get(_stem(line), []) if _agree(ids[place], line)]
+        rows.update(found)
+        if len(found) != 1:
+            (unclear if found else unknown).append(f"line {number}: {line}")
+    if unknown:
+        raise BadInput(f"{path}: {len(unknown):,} ids of no picture: {named(unknown)}")
+    if unclear:
+        raise BadInput(f"{path}: {len(unclear):,} ids of several pictures: {named(unclear)}")
+    return dataclasses.replace(source, table=source.table.take(sorted(rows)), rejects={})
+
+
+def _stem(name: str) -> str:
+    last = name.rsplit("/", 1)[-1]
+    return last.rsplit(".", 1)[0] if images.is_picture_name(last) else last
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether the folders of two names are the same as far as both have them."""
+    folders = (reversed(name.split("/")[:-1]) for name in (one, other))
+    return all(a == b for a, b in zip(*folders, strict=False))
