@@ -13,7 +13,8 @@ from PIL import Image
 
 from dogbreed import images, retries, storage
 from dogbreed.cli import main
-from dogbreed.data import prepare, sample
+from dogbreed.data import prepare, sample, work
+from dogbreed.data.build import REJECTS_FILE
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.errors import BadInput
 from dogbreed.ranges import read_ranges
@@ -72,7 +73,7 @@ def splits_by_id(data: Manifest) -> dict[str, str]:
 
 
 def rejects(out: str) -> dict[str, str]:
-    text = storage.read(storage.join(out, prepare.REJECTS_FILE)).decode()
+    text = storage.read(storage.join(out, REJECTS_FILE)).decode()
     table = list(csv.reader(io.StringIO(text)))
     assert table[0] == ["id", "reason"]
     return dict(table[1:])
@@ -129,7 +130,7 @@ class TestFromAnywhereToAnywhere:
     def test_more_pictures_than_a_chunk(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(prepare, "CHUNK", 5)
+        monkeypatch.setattr(work, "CHUNK", 5)
         files, out = photographs(each=9), place("disk")
         prepare.prepare("folder", out, put(place("disk"), files))
         assert sorted(rows_by_id(opened(out))) == sorted(files)
@@ -158,6 +159,7 @@ class TestFromAnywhereToAnywhere:
             "kind": "folder",
             "seed": 3,
             "splits": [0.8, 0.1, 0.1],
+            "crop": "none",
             "rejected": 0,
             "in_several_splits": 0,
         }
@@ -218,7 +220,7 @@ class TestFolders:
         prepare.prepare("folder", out, put(place("disk"), files))
         n = len(photographs())
         assert opened(out).dataset["source"]["in_several_splits"] == n
-        assert f"{n} pictures lie in more than one split" in capsys.readouterr().out
+        assert f"{n} groups of duplicates lie in more than one split" in capsys.readouterr().out
 
     def test_the_upright_size_is_listed(self, place: Place) -> None:
         turned = Image.Exif()
@@ -291,12 +293,12 @@ class TestSplits:
 
     def test_equal_files_share_group_and_split_whatever_their_names(self, place: Place) -> None:
         files = photographs(each=20)
-        twins = {f"pug/copy of {k}.jpg": files[f"beagle/{k}.jpg"] for k in range(20)}
+        twins = {f"pug/copy of {k}.jpg": files[f"pug/{k}.jpg"] for k in range(20)}
         out = place("disk")
         prepare.prepare("folder", out, put(place("disk"), files | twins))
         rows, splits = rows_by_id(opened(out)), splits_by_id(opened(out))
         for k in range(20):
-            a, b = f"beagle/{k}.jpg", f"pug/copy of {k}.jpg"
+            a, b = f"pug/{k}.jpg", f"pug/copy of {k}.jpg"
             assert rows[a]["group"] == rows[b]["group"]
             assert splits[a] == splits[b]
 
@@ -447,18 +449,33 @@ class TestCommand:
             opened(out)
 
     @pytest.mark.parametrize("kind", ["disk", "bucket"])
-    def test_a_data_set_is_never_overwritten(
+    def test_run_again_with_more_pictures_it_extends_the_data_set(
         self, place: Place, capsys: pytest.CaptureFixture[str], kind: str
     ) -> None:
         path, out = put(place("disk"), photographs()), place(kind)
         words = ["--source", "folder", "--path", path, "--out", out]
         assert main(["prepare", *words]) == 0
-        version = opened(out).version
+        before, splits = opened(out), splits_by_id(opened(out))
         put(path, {"pug/new.jpg": picture_file(seed=5)})
         capsys.readouterr()
-        assert "there is a data set already" in self.fails(capsys, *words)
+        assert main(["prepare", *words]) == 0
+        assert "9 pictures of 2 breeds" in capsys.readouterr().out
+        assert opened(out).version != before.version
+        assert splits_by_id(opened(out)).items() >= splits.items()
+        assert storage.exists(f"{out}/pictures/pug/new.jpg")
+
+    def test_run_again_with_other_options_is_an_error_that_changes_nothing(
+        self, place: Place, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, out = put(place("disk"), photographs()), place("bucket")
+        words = ["--source", "folder", "--path", path, "--out", out]
+        assert main(["prepare", *words]) == 0
+        version = opened(out).version
+        capsys.readouterr()
+        assert "there is a data set with --seed 0 already" in self.fails(
+            capsys, *words, "--seed", "1"
+        )
         assert opened(out).version == version
-        assert not storage.exists(f"{out}/pictures/pug/new.jpg")
 
     def test_a_forbidden_bucket_is_an_error(
         self, place: Place, gcs: FakeGCS, capsys: pytest.CaptureFixture[str]
