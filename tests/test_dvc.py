@@ -77,7 +77,9 @@ def test_the_sample_goes_from_pictures_to_scores_and_through_a_bucket(
 def test_another_setting_repeats_what_depends_on_it_alone(project: Path) -> None:
     run(project, "dvc", "repro")
     stages = project / "dvc.yaml"
-    stages.write_text(stages.read_text().replace("--trainer.max_epochs 1", "--trainer.max_epochs 2"))
+    stages.write_text(
+        stages.read_text().replace("--trainer.max_epochs 1", "--trainer.max_epochs 2")
+    )
     said = run(project, "dvc", "repro")
     assert "Stage 'prepare' didn't change, skipping" in said
     assert "Running stage 'fit'" in said

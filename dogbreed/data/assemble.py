@@ -148,7 +148,11 @@ def labelled(table: pa.Table, classes: list[str]) -> pa.Table:
 
 
 def leaks(table: pa.Table) -> int:
-    """How many duplicate groups lie in more than one split; only a source's own splits can."""
+    """How many duplicate groups lie in more than one split of train, val and test.
+
+    Only a source's own splits can do that.
+    """
+    table = table.filter(pc.not_equal(table.column("split"), "unlabelled"))
     kinds = table.group_by("group").aggregate([("split", "count_distinct")])
     return int(pc.sum(pc.greater(kinds.column("split_count_distinct"), 1)).as_py() or 0)
 

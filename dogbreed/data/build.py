@@ -14,16 +14,15 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from dogbreed import breeds, storage
 from dogbreed.data import assemble, engines, manifest
 from dogbreed.data.contact_sheet import contact_sheet
 from dogbreed.data.duplicates_sheet import duplicates_csv, duplicates_sheet
 from dogbreed.data.manifest import Manifest
+from dogbreed.data.parts import FOLDER, clean, do
 from dogbreed.data.sources import Source, named
-from dogbreed.data.work import FOLDERS, PART, Recipe, Shares, name_of, part_url, units, uris_of
+from dogbreed.data.work import Recipe, Shares
 from dogbreed.errors import BadInput
 from dogbreed.submission import FORM_FILE
 
@@ -31,8 +30,6 @@ REJECTS_FILE = "rejects.csv"
 SHEET_FILE = "contact_sheet.png"
 DUPLICATES_FILE = "duplicates.csv"
 DUPLICATES_SHEET = "duplicates.png"
-PARTS_FOLDER = ".parts"
-_PLAN = "plan-"  # begins the name of a file in there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +73,14 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
     place = storage.digest_of(away.encode())[:16] if away else "here"
     recipe = Recipe(
         pictures=away or out,
-        parts=storage.join(out, PARTS_FOLDER, place),
+        parts=storage.join(out, FOLDER, place),
         shard_size=options.shard_size,
         shares=shares,
         seed=options.seed,
     )
-    parts = _parts(listed, recipe, name, options)
+    engine = engines.on_ray if options.engine == "ray" else engines.local
+    workers = options.workers or engines.cores()
+    parts = do(listed, recipe, engine, workers, name=f"prepare {name}")
     new = assemble.rows_of(parts, listed, away)
     del parts
     new = new._replace(rejects=source.rejects | new.rejects)
@@ -132,7 +131,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
     )
     data = Manifest.open(out)
     _write_reports(data, source)
-    _clean(data, recipe, away)
+    clean(data, recipe, away)
     return data
 
 
@@ -209,49 +208,6 @@ def _new(
     return listed.filter(pc.is_null(at))
 
 
-def _parts(listed: pa.Table, recipe: Recipe, name: str, options: Options) -> list[pa.Table]:
-    """Do the units that nobody has done yet; the parts of all."""
-    wanted = [part_url(name_of(unit, recipe), recipe) for unit in units(listed, recipe)]
-    there = storage.files(recipe.parts)
-    finished = set(wanted) & set(there)
-    todo = len(wanted) - len(finished)
-    if todo:
-        _plan(listed, recipe)
-    # Of another listing: what is written now may replace what these tell of.
-    storage.remove([url for url in set(there) - finished if not _is_plan(url)])
-    places = {recipe.pictures, recipe.parts, *listed.column("url").slice(0, 1).to_pylist()}
-    private = any(place.startswith("memory://") for place in places)  # no other process sees it
-    workers = 1 if private else max(1, min(options.workers or engines.cores(), todo))
-    every = zip(units(listed, recipe), wanted, strict=True)
-    left = (unit for unit, url in every if url not in finished)
-    engine = engines.on_ray if options.engine == "ray" else engines.local
-    parts = [PART.empty_table()] + [manifest.read_table(storage.read(url)) for url in finished]
-    with tqdm(
-        total=len(listed),
-        initial=sum(map(len, parts)),
-        unit=" pictures",
-        desc=f"prepare {name}",
-        disable=None,
-    ) as bar:
-        for part in engine(left, recipe, workers):
-            parts.append(part)
-            bar.update(len(part))
-    return parts
-
-
-def _plan(listed: pa.Table, recipe: Recipe) -> None:
-    """Write down what files there will be, so that those of an attempt given up can be removed."""
-    uris = pa.table({"uri": pa.array(uris_of(listed, recipe), pa.string())})
-    sink = pa.BufferOutputStream()
-    pq.write_table(uris, sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
-    storage.write(storage.join(recipe.parts, f"{_PLAN}{storage.digest_of(data)[:16]}"), data)
-
-
-def _is_plan(url: str) -> bool:
-    return url.rsplit("/", 1)[-1].startswith(_PLAN)
-
-
 def _hashed_shares(source: Source, options: Options) -> Shares:
     """The shares among which pictures are drawn that the source leaves open."""
     train, val, test = options.splits
@@ -281,23 +237,6 @@ def _write_reports(data: Manifest, source: Source) -> None:
     storage.write_many({storage.join(data.root, name): file for name, file in files.items()})
     if source.submission is not None:
         storage.write_json(storage.join(data.root, FORM_FILE), source.submission)
-
-
-def _clean(data: Manifest, recipe: Recipe, away: str) -> None:
-    """Remove parts and plans, and files that were planned but that no row needs."""
-    prefix = storage.join(away, "") if away else ""
-    needed = data.table.column("uri").combine_chunks()
-    for url in filter(_is_plan, storage.files(recipe.parts)):
-        uris = manifest.read_table(storage.read(url)).column("uri")
-        written = pc.binary_join_element_wise(prefix, uris, "")
-        needless = uris.filter(pc.invert(pc.is_in(written, needed))).to_pylist()
-        storage.remove([storage.join(recipe.pictures, uri) for uri in needless])
-    parts = storage.join(data.root, PARTS_FOLDER)
-    for folder in storage.folders(parts):
-        storage.remove(storage.files(folder))
-    storage.sweep(data.root, below=False)
-    for folder in (parts, *(storage.join(recipe.pictures, name) for name in FOLDERS)):
-        storage.sweep(folder)
 
 
 def _csv(rows: Iterable[tuple[str, ...]]) -> bytes:

@@ -111,7 +111,9 @@ def _in_groups(data: Manifest) -> pa.Table:
     rows = np.flatnonzero(np.bincount(group, minlength=1)[group] > 1)
     _, first, group = np.unique(group[rows], return_index=True, return_inverse=True)
     label, split = data.column("label")[rows], data.column("split")[rows]
-    differ = _several(group, label, label >= 0) | _several(group, split, split >= 0)
+    differ = _several(group, label, label >= 0) | _several(
+        group, split, split != SPLITS.index("unlabelled")
+    )
     number = np.empty(len(first), np.int64)
     number[np.lexsort((first, ~differ))] = np.arange(1, len(first) + 1)
     order = np.lexsort((rows, number[group]))
@@ -160,6 +162,9 @@ def _drawn(data: Manifest, table: pa.Table) -> list[list[dict[str, Any]]]:
 
 
 def _disagreement(group: list[dict[str, Any]]) -> str:
-    """What is to be seen to in a group, or nothing; no breed agrees with any."""
-    several = [name for name in ("breed", "split") if len({row[name] for row in group} - {""}) > 1]
+    """What is to be seen to in a group, or nothing; no label agrees with any breed and split."""
+    nothing = {"", "unlabelled"}
+    several = [
+        name for name in ("breed", "split") if len({row[name] for row in group} - nothing) > 1
+    ]
     return " and ".join(f"{name}s" for name in several) + " differ" if several else ""

@@ -4,7 +4,10 @@ Each picture is decoded once to see that it can be; what cannot is named in `rej
 bytes themselves are copied unchanged, unless they are cut to a box.
 """
 
+import contextlib
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Literal
 from zipfile import is_zipfile
@@ -58,8 +61,8 @@ def prepare(
         seed: of the splits, and of the drawing with `sample`.
         crop: `box` cuts each picture to its first annotated box (stanford-dogs).
         ids: a file or URL with the ids of the pictures to take, one a line; by default all.
-        shard_size: packs the pictures into plain tar files of about this size, such as 64MB; by
-            default each picture is a file of its own.
+        shard_size: packs the pictures into plain tar files of about this size, such as 64MB, of
+            which each process holds one in memory; by default each picture is a file of its own.
         pictures: folder or URL for the pictures, if they shall not lie beside the manifest.
         conflicts: equal files under different breeds are an `error`, or `reject` leaves them out.
         per_class: pictures a breed with `sample`.
@@ -101,11 +104,15 @@ def prepare(
 
 def embedded_sample() -> str:
     """The embedded sample's folder on this machine; drawn on first use."""
-    root = manifest.cache_home() / f"sample-v{sample.VERSION}"
+    root: Path = manifest.cache_home() / f"sample-v{sample.VERSION}"
     if not (root / manifest.DATASET_FILE).exists():
-        options = Options(splits=(0.7, 0.15, 0.15))
-        drawn = from_sample(sample.PER_CLASS, 0)
-        build(drawn, str(root), name="synthetic-breeds", kind="sample", options=options)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+            options = Options(splits=(0.7, 0.15, 0.15))
+            drawn = from_sample(sample.PER_CLASS, 0)
+            build(drawn, f"{folder}/new", name="synthetic-breeds", kind="sample", options=options)
+            with contextlib.suppress(OSError):  # another process has drawn it meanwhile
+                os.rename(f"{folder}/new", root)
     return str(root)
 
 

@@ -14,18 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dogbreed import images, storage
 from dogbreed.data import sample
 from dogbreed.data.duplicates import perceptual_hash
 from dogbreed.data.listing import Item, items_of
+from dogbreed.data.manifest import to_parquet
 from dogbreed.data.trees import unzipped
 from dogbreed.ranges import Range, read_pictures
 
 CHUNK = 256  # pictures read at a time
 CHUNK_BYTES = 64 * 2**20  # and their bytes at most: bounds the memory
 LOOSE, SHARDS = FOLDERS = ("pictures", "shards")
+_UNKNOWN = 4096  # bytes that a picture counts as whose size is not known before it is made
 _BLOCK = tarfile.BLOCKSIZE
 
 Shares = tuple[float, float, float]
@@ -75,6 +76,7 @@ def units(listed: pa.Table, recipe: Recipe) -> Iterator[pa.Table]:
     listing's order.
     """
     sizes = listed.column("size").to_numpy()
+    sizes = np.where(sizes > 0, sizes, _UNKNOWN)
     limit = recipe.shard_size or CHUNK_BYTES
     most = len(sizes) if recipe.shard_size else CHUNK
     ends = np.cumsum(sizes)
@@ -131,9 +133,7 @@ def work(unit: pa.Table, recipe: Recipe) -> pa.Table:
             rejects.append({"id": item.id, "reason": str(error)})
     rows = _pack(looked, name, recipe) if recipe.shard_size else _loose(looked, recipe)
     part = pa.Table.from_pylist(rows + rejects, PART)
-    sink = pa.BufferOutputStream()
-    pq.write_table(part, sink, compression="zstd")
-    storage.write(part_url(name, recipe), sink.getvalue().to_pybytes())
+    storage.write(part_url(name, recipe), to_parquet(part))
     return part
 
 

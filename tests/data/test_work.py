@@ -15,7 +15,7 @@ from dogbreed import images, retries, storage
 from dogbreed.data import sample, work
 from dogbreed.data.duplicates import perceptual_hash
 from dogbreed.data.listing import Item, items_of, listing
-from dogbreed.data.manifest import read_table
+from dogbreed.data.manifest import from_parquet
 from dogbreed.data.work import Recipe, name_of, part_url, split_of, units, uris_of
 from dogbreed.ranges import Range, read_pictures, read_ranges
 from tests.conftest import picture_file
@@ -177,7 +177,7 @@ class TestLoose:
             work.work(unit, recipe)
         assert storage.files(recipe.parts) == []
         part = work.work(unit, recipe)
-        assert read_table(storage.read(url)).equals(part)
+        assert from_parquet(storage.read(url)).equals(part)
         assert storage.files(recipe.parts) == [url]
 
     def test_done_again_it_writes_the_same(self, tmp_path: Path, recipe: Recipe) -> None:

@@ -1,0 +1,117 @@
+"""The parts of a data set in the making: what is done already, what is left, and what to remove.
+
+A part tells what a unit of work wrote (see `work`). Before the first picture is written a *plan*
+names all files that there will be, so that those of an attempt that was given up can be removed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from dogbreed import storage
+from dogbreed.data import manifest
+from dogbreed.data.manifest import Manifest
+from dogbreed.data.work import FOLDERS, PART, Recipe, name_of, part_url, units, uris_of
+from dogbreed.ranges import Range, read_ranges
+
+FOLDER = ".parts"
+_PLAN = "plan-"  # begins a plan's name
+_AT_ONCE = 64  # parts read together
+
+Engine = Callable[[Iterable[pa.Table], Recipe, int], Iterator[pa.Table]]
+
+
+def do(
+    listed: pa.Table, recipe: Recipe, engine: Engine, workers: int, *, name: str
+) -> list[pa.Table]:
+    """Do the units that nobody has done yet.
+
+    Args:
+        listed: of `listing.SCHEMA`.
+        recipe: what to do.
+        engine: who does it.
+        workers: how many processes at most.
+        name: for the progress bar.
+
+    Returns:
+        The parts of all units: of `work.PART`.
+
+    Raises:
+        BadInput: of a unit.
+    """
+    wanted = [part_url(name_of(unit, recipe), recipe) for unit in units(listed, recipe)]
+    there = _sizes(recipe.parts)
+    done = _read({url: there[url] for url in wanted if url in there})
+    todo = len(wanted) - len(done)
+    if todo:
+        plan = pa.table({"uri": pa.array(uris_of(listed, recipe), pa.string())})
+        data = manifest.to_parquet(plan)
+        storage.write(storage.join(recipe.parts, _PLAN + storage.digest_of(data)[:16]), data)
+    # Of another listing: what is written now may replace what these tell of.
+    storage.remove([url for url in there if url not in done and not _is_plan(url)])
+    places = {recipe.pictures, recipe.parts, *listed.column("url").slice(0, 1).to_pylist()}
+    private = any(place.startswith("memory://") for place in places)  # no other process sees it
+    every = zip(units(listed, recipe), wanted, strict=True)
+    left = (unit for unit, url in every if url not in done)
+    parts = [PART.empty_table(), *done.values()]
+    with tqdm(
+        total=len(listed), initial=sum(map(len, parts)), unit=" pictures", desc=name, disable=None
+    ) as bar:
+        for part in engine(left, recipe, 1 if private else max(1, min(workers, todo))):
+            parts.append(part)
+            bar.update(len(part))
+    return parts
+
+
+def clean(data: Manifest, recipe: Recipe, away: str) -> None:
+    """Remove parts and plans, and files that were planned but that no row needs.
+
+    Args:
+        data: the finished data set.
+        recipe: what made it.
+        away: where its pictures lie, if not beside the manifest; else empty.
+    """
+    prefix = storage.join(away, "") if away else ""
+    needed = data.table.column("uri").combine_chunks()
+    for plan in _read({u: n for u, n in _sizes(recipe.parts).items() if _is_plan(u)}).values():
+        uris = plan.column("uri")
+        planned = pc.binary_join_element_wise(prefix, uris, "")
+        needless = uris.filter(pc.invert(pc.is_in(planned, needed))).to_pylist()
+        storage.remove([storage.join(recipe.pictures, uri) for uri in needless])
+    parts = storage.join(data.root, FOLDER)
+    for folder in storage.folders(parts):
+        storage.remove(storage.files(folder))
+    storage.sweep(data.root, below=False)
+    for folder in (parts, *(storage.join(recipe.pictures, name) for name in FOLDERS)):
+        storage.sweep(folder)
+
+
+def _is_plan(url: str) -> bool:
+    return url.rsplit("/", 1)[-1].startswith(_PLAN)
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    """The files in a folder with their sizes in bytes; none if there is no such folder."""
+    try:
+        return {storage.join(folder, name): size for name, size in storage.find(folder)}
+    except storage.StorageError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, FileNotFoundError):
+            return {}
+        raise
+
+
+def _read(files: dict[str, int]) -> dict[str, pa.Table]:
+    """Tables by their URLs, many read at once; a damaged one counts as not there."""
+    tables, urls = {}, list(files)
+    for start in range(0, len(urls), _AT_ONCE):
+        some = urls[start : start + _AT_ONCE]
+        for url, data in zip(some, read_ranges([Range(u, 0, files[u]) for u in some]), strict=True):
+            if isinstance(data, storage.StorageError):
+                raise data
+            try:
+                tables[url] = manifest.from_parquet(data)
+            except (pa.ArrowException, OSError):
+                print(f"{url}: damaged, its pictures are written again")
+    return tables
