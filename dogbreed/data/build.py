@@ -82,9 +82,8 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
     workers = options.workers or engines.cores()
     parts = do(listed, recipe, engine, workers, name=f"prepare {name}")
     new = assemble.rows_of(parts, listed, away)
-    del parts
     new = new._replace(rejects=source.rejects | new.rejects)
-    problem = None
+    del parts, listed
     try:
         new = assemble.without_conflicts(before, new, reject=options.conflicts == "reject")
         table = assemble.joined(before, new.table, shares, options.seed)
@@ -93,23 +92,8 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
                 f"no readable picture found; what was wrong stands in {out}/{REJECTS_FILE}"
             )
         names = assemble.enough(table.column("breed"), "readable ")
-    except BadInput as error:
-        problem = error
-    rejects = _rejects(out, before, new.table) | new.rejects
-    storage.write(
-        storage.join(out, REJECTS_FILE), _csv([("id", "reason"), *sorted(rejects.items())])
-    )
-    if new.rejects:
-        of = f"{len(new.rejects):,} of {len(new.rejects) + len(new.table):,}"
-        print(f"{of} files rejected, see {storage.join(out, REJECTS_FILE)}")
-    if problem is not None:
-        raise problem
-    leaks = assemble.leaks(table)
-    if leaks:
-        print(
-            f"{leaks:,} groups of duplicates lie in more than one split: scores will flatter;"
-            f" see {DUPLICATES_FILE} and {DUPLICATES_SHEET}"
-        )
+    finally:
+        rejected = _write_rejects(out, before, new)
     was = there.dataset.get("source", {}) if there else {}
     now = {"kind": kind, "crop": options.crop} if len(new.table) else {}
     about = {
@@ -117,8 +101,8 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
         "seed": options.seed,
         "splits": list(options.splits),
         "crop": _both(was, now, "crop"),
-        "rejected": len(rejects),
-        "in_several_splits": leaks,
+        "rejected": rejected,
+        "in_several_splits": assemble.leaks(table),
     }
     manifest.save(
         out,
@@ -129,6 +113,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
         name=there.name if there else name,
         source=about,
     )
+    del before, new, table  # what follows needs room of its own
     data = Manifest.open(out)
     _write_reports(data, source)
     clean(data, recipe, away)
@@ -218,18 +203,28 @@ def _hashed_shares(source: Source, options: Options) -> Shares:
     return train / (train + val), val / (train + val), 0.0
 
 
-def _rejects(out: str, before: pa.Table | None, new: pa.Table) -> dict[str, str]:
-    """What earlier runs could not use, and later ones didn't bring."""
+def _write_rejects(out: str, before: pa.Table | None, new: assemble.Rows) -> int:
+    """Write what could not be used, by this run and by earlier ones; how many that are."""
     url = storage.join(out, REJECTS_FILE)
-    if before is None or not storage.exists(url):
-        return {}
-    rows = list(csv.reader(io.StringIO(storage.read(url).decode())))[1:]
-    there = {i for t in (before, new) for i in t.column("id").to_pylist()} if rows else set()
-    return {name: reason for name, reason in rows if name not in there}
+    rejects = dict(new.rejects)
+    if before is not None and storage.exists(url):
+        rows = list(csv.reader(io.StringIO(storage.read(url).decode())))[1:]
+        there = {i for t in (before, new.table) for i in t.column("id").to_pylist() if rows}
+        rejects |= {name: reason for name, reason in rows if name not in there | rejects.keys()}
+    storage.write(url, _csv([("id", "reason"), *sorted(rejects.items())]))
+    if new.rejects:
+        of = f"{len(new.rejects):,} of {len(new.rejects) + len(new.table):,}"
+        print(f"{of} files rejected, see {url}")
+    return len(rejects)
 
 
 def _write_reports(data: Manifest, source: Source) -> None:
     """What people look at, and the columns that a competition wants."""
+    if leaks := data.dataset["source"]["in_several_splits"]:
+        print(
+            f"{leaks:,} groups of duplicates lie in more than one split: scores will flatter;"
+            f" see {DUPLICATES_FILE} and {DUPLICATES_SHEET}"
+        )
     files = {SHEET_FILE: contact_sheet(data), DUPLICATES_FILE: duplicates_csv(data)}
     sheet = duplicates_sheet(data)
     if sheet is not None:
