@@ -1,5 +1,6 @@
 """The command line: looks at the first word, and loads only what that verb needs."""
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -70,9 +71,10 @@ def run_function(verb: str, function: Callable[..., None], argv: Sequence[str]) 
     """Parse `argv` by the function's signature and call it."""
     from dogbreed.parser import Parser
 
-    parser = Parser(prog=f"dogbreed {verb}", description=(function.__doc__ or "").split("\n\n")[0])
+    about = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
+    parser = Parser(prog=f"dogbreed {verb}", description=about)
     parser.add_argument("-c", "--config", action="config", help="YAML file with these options")
-    parser.add_function_arguments(function)
+    parser.add_function_arguments(function, as_group=False)
     values = parser.parse_args(list(argv))
     arguments = values.as_dict()
     arguments.pop("config")

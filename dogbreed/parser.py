@@ -16,6 +16,12 @@ _UNKNOWN = (
 )
 
 
+_CHOICE = re.compile(
+    r"key \"(?P<name>[\w.]+)\": Expected a typing\.Literal\[(?P<choices>[^]]+)\]\."
+    r" Got value: (?P<value>\S+)"
+)
+
+
 class OneLineErrors:
     """A mixin for parsers: raises `BadInput` where argparse would print its usage and exit."""
 
@@ -38,6 +44,12 @@ class OneLineErrors:
                 last = {key.rsplit(".", 1)[-1]: key for key in known}
                 guess = nearest(name, known) or nearest(name.rsplit(".", 1)[-1], last)
                 raise BadInput(f"unknown option {name!r}{guess}") from None
+        if found := _CHOICE.search(line):
+            choices = re.findall(r"'([^']*)'", found["choices"])
+            raise BadInput(
+                f"--{found['name']} {found['value']}: no such choice"
+                f"{nearest(found['value'], choices)}; it is one of {', '.join(choices)}"
+            ) from None
         raise BadInput(line[:400]) from None
 
 

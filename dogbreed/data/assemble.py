@@ -90,21 +90,21 @@ def without_conflicts(before: pa.Table | None, new: Rows, *, reject: bool) -> Ro
     if not len(twofold):
         return new
     clashing = labelled.filter(pc.is_in(labelled.column("digest"), twofold.combine_chunks()))
-    by_digest = collections.defaultdict(list)
-    for row in clashing.sort_by("id").to_pylist():
-        by_digest[row["digest"]].append(f"{row['id']} ({row['breed']})")
-    lines = sorted(" = ".join(rows) for rows in by_digest.values())
+    lines = _same(clashing, "digest", "breed")
     if not reject:
+        old = before is not None and pc.any(pc.is_in(clashing["id"], before["id"].combine_chunks()))
+        hint = "what is in the data set keeps its breed, prepare into another --out to change it"
         raise BadInput(
-            f"{len(lines):,} files are there under different breeds: {named(lines)};"
-            " correct their labels, or leave them out with --conflicts reject"
+            f"{len(lines):,} files are there under different breeds: {named(sorted(lines.values()))};"
+            f" {hint if old and old.as_py() else 'correct their labels'}, or leave them out with"
+            " --conflicts reject"
         )
     clash = pc.and_(
         pc.is_in(new.table.column("digest"), twofold.combine_chunks()),
         pc.not_equal(new.table.column("breed"), ""),
     )
     reasons = {
-        row["id"]: f"equal files of different breeds: {' = '.join(by_digest[row['digest']])}"
+        row["id"]: f"equal files of different breeds: {lines[row['digest']]}"
         for row in new.table.filter(clash).to_pylist()
     }
     return Rows(new.table.filter(pc.invert(clash)), new.rejects | reasons)
@@ -147,14 +147,24 @@ def labelled(table: pa.Table, classes: list[str]) -> pa.Table:
     return table.append_column("label", labels).select(manifest.SCHEMA.names).cast(manifest.SCHEMA)
 
 
-def leaks(table: pa.Table) -> int:
-    """How many duplicate groups lie in more than one split of train, val and test.
+def leaks(table: pa.Table) -> list[str]:
+    """Duplicate groups in more than one split of train, val and test: `id (split) = id (split)`.
 
     Only a source's own splits can do that.
     """
     table = table.filter(pc.not_equal(table.column("split"), "unlabelled"))
     kinds = table.group_by("group").aggregate([("split", "count_distinct")])
-    return int(pc.sum(pc.greater(kinds.column("split_count_distinct"), 1)).as_py() or 0)
+    several = kinds.filter(pc.greater(kinds.column("split_count_distinct"), 1)).column("group")
+    leaking = table.filter(pc.is_in(table.column("group"), several.combine_chunks()))
+    return sorted(_same(leaking, "group", "split").values())
+
+
+def _same(table: pa.Table, key: str, what: str) -> dict[str, str]:
+    """For each key the rows that share it: `id (what) = id (what)`."""
+    lines: dict[str, list[str]] = collections.defaultdict(list)
+    for row in table.select(["id", key, what]).sort_by("id").to_pylist():
+        lines[row[key]].append(f"{row['id']} ({row[what]})")
+    return {key: " = ".join(rows) for key, rows in lines.items()}
 
 
 def enough(breeds: pa.ChunkedArray, readable: str = "") -> list[str]:

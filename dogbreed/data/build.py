@@ -75,6 +75,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
         pictures=away or out,
         parts=storage.join(out, FOLDER, place),
         shard_size=options.shard_size,
+        shared=bool(away),
         shares=shares,
         seed=options.seed,
     )
@@ -92,8 +93,16 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
                 f"no readable picture found; what was wrong stands in {out}/{REJECTS_FILE}"
             )
         names = assemble.enough(table.column("breed"), "readable ")
-    finally:
-        rejected = _write_rejects(out, before, new)
+    except BadInput:
+        if there is None:  # a data set that is there stays as it is
+            _write_rejects(out, before, new)
+        raise
+    rejected = _write_rejects(out, before, new)
+    if leaks := assemble.leaks(table):
+        print(
+            f"duplicates in several splits, scores will flatter: {named(leaks)};"
+            f" see {DUPLICATES_FILE} and {DUPLICATES_SHEET}"
+        )
     was = there.dataset.get("source", {}) if there else {}
     now = {"kind": kind, "crop": options.crop} if len(new.table) else {}
     about = {
@@ -102,7 +111,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
         "splits": list(options.splits),
         "crop": _both(was, now, "crop"),
         "rejected": rejected,
-        "in_several_splits": assemble.leaks(table),
+        "in_several_splits": len(leaks),
     }
     manifest.save(
         out,
@@ -116,7 +125,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
     del before, new, table  # what follows needs room of its own
     data = Manifest.open(out)
     _write_reports(data, source)
-    clean(data, recipe, away)
+    clean(data)
     return data
 
 
@@ -190,6 +199,8 @@ def _new(
                 f"{there.root}: {len(changed):,} pictures are there with another {what}:"
                 f" {named(changed)}; give them other names, or choose another --out"
             )
+    if gone := len(before) - len(known):
+        print(f"{gone:,} pictures of the data set are not in the source; they stay")
     return listed.filter(pc.is_null(at))
 
 
@@ -220,11 +231,6 @@ def _write_rejects(out: str, before: pa.Table | None, new: assemble.Rows) -> int
 
 def _write_reports(data: Manifest, source: Source) -> None:
     """What people look at, and the columns that a competition wants."""
-    if leaks := data.dataset["source"]["in_several_splits"]:
-        print(
-            f"{leaks:,} groups of duplicates lie in more than one split: scores will flatter;"
-            f" see {DUPLICATES_FILE} and {DUPLICATES_SHEET}"
-        )
     files = {SHEET_FILE: contact_sheet(data), DUPLICATES_FILE: duplicates_csv(data)}
     sheet = duplicates_sheet(data)
     if sheet is not None:

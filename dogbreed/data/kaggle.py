@@ -52,6 +52,8 @@ def from_kaggle(path: str) -> Source:
             name = file.rsplit(".", 1)[0]
             if not images.is_picture_name(file):
                 rejects[member.name] = "not named like a picture"
+            elif images.is_picture_name(name):
+                rejects[member.name] = "has two suffixes"
             elif folder == "test":
                 yield Item(name, "", "unlabelled", **member.place())
             elif name in labels:
@@ -79,7 +81,13 @@ def from_kaggle(path: str) -> Source:
     if problems:
         raise BadInput(f"{path}: {'; '.join(problems)}")
     wanted = small.get(base + _SAMPLE)
-    return Source(table, rejects, submission=_submission(wanted, path) if wanted else None)
+    submission = _submission(wanted, path) if wanted else None
+    if submission and (odd := sorted(set(submission["columns"]) ^ set(labels.values()))):
+        raise BadInput(
+            f"{path}: {len(odd):,} breeds stand in only one of {_LABELS} and the first row of"
+            f" {_SAMPLE}: {named(odd)}"
+        )
+    return Source(table, rejects, submission=submission)
 
 
 def _labels(member: Member, path: str) -> tuple[dict[str, str], Sequence[int]]:
@@ -95,9 +103,9 @@ def _labels(member: Member, path: str) -> tuple[dict[str, str], Sequence[int]]:
     labels: dict[str, str] = {}
     numbers = array.array("L")
     for number, row in rows:
-        if len(row) != 2 or not all(row):
+        if len(row) != 2 or not all(map(str.strip, row)):
             raise BadInput(f"{path}: {_LABELS}, row {number}: {row} is not an id and a breed")
-        name, breed = row
+        name, breed = (field.strip() for field in row)
         if name in labels:
             raise BadInput(f"{path}: {_LABELS}, row {number}: the id {name} stands there twice")
         labels[name] = sys.intern(breed)

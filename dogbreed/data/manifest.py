@@ -93,12 +93,18 @@ def save(
         "counts": _counts(table, names),
         "classes": list(classes),
     }
+    url, following = (storage.join(root, file) for file in (MANIFEST_FILE, NEXT_FILE))
     replaces = storage.exists(storage.join(root, DATASET_FILE))
-    storage.write(storage.join(root, NEXT_FILE if replaces else MANIFEST_FILE), data)
+    if storage.exists(following):  # a kill may have left the present manifest there alone
+        present = storage.read_json(storage.join(root, DATASET_FILE))["manifest"]["sha256"]
+        waiting = storage.read(following)
+        if storage.digest_of(waiting) == present:
+            storage.write(url, waiting)
+    storage.write(following if replaces else url, data)
     storage.write_json(storage.join(root, DATASET_FILE), dataset)
     if replaces:
-        storage.write(storage.join(root, MANIFEST_FILE), data)
-        storage.remove([storage.join(root, NEXT_FILE)])
+        storage.write(url, data)
+        storage.remove([following])
     return dataset
 
 
@@ -151,26 +157,17 @@ class Manifest:
             BadInput: no data set there, one from a newer version, or a damaged manifest.
         """
         root = storage.normal(root)
-        try:
-            dataset = storage.read_json(storage.join(root, DATASET_FILE))
-        except storage.StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                hint = "make one with: dogbreed prepare --source folder --path PICTURES --out URL"
-                raise BadInput(
-                    f"{root}: no data set here ({DATASET_FILE} is missing); {hint}"
-                ) from error
-            raise
-        if not isinstance(dataset, dict) or not {"schema", "manifest", "classes"} <= set(dataset):
-            raise BadInput(f"{root}: {DATASET_FILE} is not one that dogbreed prepare wrote")
-        if dataset["schema"] > SCHEMA_VERSION:
-            raise BadInput(
-                f"{root}: the manifest has schema {dataset['schema']}, this dogbreed reads up to"
-                f" {SCHEMA_VERSION}; upgrade dogbreed"
-            )
-        digest = storage.checked_digest(dataset["manifest"]["sha256"])
-        path = cache_home() / "manifests" / f"{digest}.v{SCHEMA_VERSION}.arrow"
-        if not path.exists():
-            _bring(root, digest, path)
+        for last in (False, True):  # another process may replace the data set meanwhile
+            dataset = _about(root)
+            digest = storage.checked_digest(dataset["manifest"]["sha256"])
+            path = cache_home() / "manifests" / f"{digest}.v{SCHEMA_VERSION}.arrow"
+            try:
+                if not path.exists():
+                    _bring(root, digest, path)
+                break
+            except BadInput:
+                if last:
+                    raise
         return cls(root, dataset, path)
 
     @functools.cached_property
@@ -256,6 +253,27 @@ class Manifest:
         if ".." in uri.split("/") or storage.is_local(url) > storage.is_local(self.root):
             raise BadInput(f"{self.root}: a row of the manifest points out of it, to {uri!r}")
         return url
+
+
+def _about(root: str) -> dict[str, Any]:
+    """What `dataset.json` says. Raises BadInput: see `Manifest.open`."""
+    try:
+        dataset: dict[str, Any] = storage.read_json(storage.join(root, DATASET_FILE))
+    except storage.StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            hint = "make one with: dogbreed prepare --source folder --path PICTURES --out URL"
+            raise BadInput(
+                f"{root}: no data set here ({DATASET_FILE} is missing); {hint}"
+            ) from error
+        raise
+    if not isinstance(dataset, dict) or not {"schema", "manifest", "classes"} <= set(dataset):
+        raise BadInput(f"{root}: {DATASET_FILE} is not one that dogbreed prepare wrote")
+    if dataset["schema"] > SCHEMA_VERSION:
+        raise BadInput(
+            f"{root}: the manifest has schema {dataset['schema']}, this dogbreed reads up to"
+            f" {SCHEMA_VERSION}; upgrade dogbreed"
+        )
+    return dataset
 
 
 def _bring(root: str, digest: str, path: Path) -> None:

@@ -45,7 +45,7 @@ def do(
     there = _sizes(recipe.parts)
     done = _read({url: there[url] for url in wanted if url in there})
     todo = len(wanted) - len(done)
-    if todo:
+    if todo and not recipe.shared:
         plan = pa.table({"uri": pa.array(uris_of(listed, recipe), pa.string())})
         data = manifest.to_parquet(plan)
         storage.write(storage.join(recipe.parts, _PLAN + storage.digest_of(data)[:16]), data)
@@ -65,27 +65,23 @@ def do(
     return parts
 
 
-def clean(data: Manifest, recipe: Recipe, away: str) -> None:
-    """Remove parts and plans, and files that were planned but that no row needs.
+def clean(data: Manifest) -> None:
+    """Remove parts and plans, and files beside the manifest that were planned but no row needs.
 
-    Args:
-        data: the finished data set.
-        recipe: what made it.
-        away: where its pictures lie, if not beside the manifest; else empty.
+    Nothing is removed from a place elsewhere, which other data sets may share.
     """
-    prefix = storage.join(away, "") if away else ""
-    needed = data.table.column("uri").combine_chunks()
-    for plan in _read({u: n for u, n in _sizes(recipe.parts).items() if _is_plan(u)}).values():
-        uris = plan.column("uri")
-        planned = pc.binary_join_element_wise(prefix, uris, "")
-        needless = uris.filter(pc.invert(pc.is_in(planned, needed))).to_pylist()
-        storage.remove([storage.join(recipe.pictures, uri) for uri in needless])
-    parts = storage.join(data.root, FOLDER)
-    for folder in storage.folders(parts):
-        storage.remove(storage.files(folder))
+    there: dict[str, int] = {}
+    for folder in storage.folders(storage.join(data.root, FOLDER)):
+        there |= _sizes(folder)
+    for plan in _read({url: size for url, size in there.items() if _is_plan(url)}).values():
+        planned = plan.column("uri")
+        needed = pc.is_in(planned, data.table.column("uri").combine_chunks())
+        needless = planned.filter(pc.invert(needed)).to_pylist()
+        storage.remove([storage.join(data.root, uri) for uri in needless])
+    storage.remove(list(there))
     storage.sweep(data.root, below=False)
-    for folder in (parts, *(storage.join(recipe.pictures, name) for name in FOLDERS)):
-        storage.sweep(folder)
+    for name in (FOLDER, *FOLDERS):
+        storage.sweep(storage.join(data.root, name))
 
 
 def _is_plan(url: str) -> bool:

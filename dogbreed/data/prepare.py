@@ -33,7 +33,7 @@ def prepare(
     seed: int = 0,
     crop: Literal["none", "box"] = "none",
     ids: str | None = None,
-    shard_size: str | None = None,
+    shard_size: str | int | None = None,
     pictures: str | None = None,
     conflicts: Literal["error", "reject"] = "error",
     per_class: int = sample.PER_CLASS,
@@ -60,10 +60,12 @@ def prepare(
             a hash of the seed and its content. With stanford-dogs those of train and val count.
         seed: of the splits, and of the drawing with `sample`.
         crop: `box` cuts each picture to its first annotated box (stanford-dogs).
-        ids: a file or URL with the ids of the pictures to take, one a line; by default all.
-        shard_size: packs the pictures into plain tar files of about this size, such as 64MB, of
-            which each process holds one in memory; by default each picture is a file of its own.
-        pictures: folder or URL for the pictures, if they shall not lie beside the manifest.
+        ids: a file or URL with the ids of the pictures to take, one a line; by default all. An id
+            is the path below --path, with kaggle and stanford-dogs the file's name without suffix.
+        shard_size: packs the pictures into plain tar files of about this size (before --crop), such
+            as 64MB; each process holds one in memory. By default a picture is a file of its own.
+        pictures: folder or URL for the pictures, if they shall not lie beside the manifest; their
+            names tell their contents, so that several data sets and versions may share it.
         conflicts: equal files under different breeds are an `error`, or `reject` leaves them out.
         per_class: pictures a breed with `sample`.
         engine: who does the work: all cores of this machine, or `ray`, a Ray cluster.
@@ -74,7 +76,8 @@ def prepare(
         raise BadInput(
             "--out is missing: say where the data set goes, e.g. --out gs://my-bucket/dogs"
         )
-    for flag, number, least in (("seed", seed, 0), ("workers", workers, 1)):
+    least_values = (("seed", seed, 0), ("workers", workers, 1), ("per_class", per_class, 1))
+    for flag, number, least in least_values:
         if number is not None and number < least:
             raise BadInput(f"--{flag} {number}: must be at least {least}")
     if crop == "box" and source != "stanford-dogs":
@@ -86,12 +89,15 @@ def prepare(
         found, name = from_sample(per_class, seed), name or "synthetic-breeds"
     else:
         path = storage.normal(path) if path is not None else _fetched(source, address)
+        if storage.is_local(path):
+            path = os.path.abspath(path)
         name = name or path.rsplit("/", 1)[-1].removesuffix(".zip").removesuffix(".tar")
         if source == "kaggle":
             found = kaggle.from_kaggle(path)
         elif source == "stanford-dogs":
             found = stanford.from_stanford(path, crop=crop == "box")
         else:
+            _apart(path, out, pictures)
             found = from_folder(path)
     if ids is not None:
         found = only(found, ids)
@@ -99,6 +105,9 @@ def prepare(
     counts = {split: sum(of.values()) for split, of in data.dataset["counts"].items()}
     print(f"{data.name}: {len(data):,} pictures of {len(data.classes)} breeds {counts}")
     print(f"version {data.version[:12]} in {data.root}, a look at it: {SHEET_FILE}")
+    if missing := [split for split in ("train", "val") if split not in counts]:
+        print(f"no pictures for {' and '.join(missing)}: fit needs both, see --splits")
+        return
     print(f"next: dogbreed fit --config configs/mobilenet.yaml --data.root {data.root}")
 
 
@@ -116,13 +125,29 @@ def embedded_sample() -> str:
     return str(root)
 
 
+def _apart(path: str, *places: str | None) -> None:
+    """See that nothing is written to where the pictures come from.
+
+    Raises:
+        BadInput: a place lies in `path`: the next run would take its files for pictures.
+    """
+    for place in filter(None, places):
+        url = storage.normal(place)
+        url = os.path.abspath(url) if storage.is_local(url) else url
+        if f"{url}/".startswith(f"{path}/"):
+            raise BadInput(f"{place} lies in the source's folder {path}: choose another place")
+
+
 def _fetched(source: str, address: str | None) -> str:
     """The source's archives in this machine's cache, fetched from their official address.
 
     Raises:
         BadInput: a folder has none, the address cannot be reached, or Kaggle wants credentials.
     """
-    folder: Path = manifest.cache_home() / "downloads" / source
+    folder: Path = manifest.cache_home() / "downloads"
+    if address is not None:  # what somebody else hands out is not taken for the official files
+        folder /= storage.digest_of(address.encode())[:16]
+    folder /= source
     if source == "stanford-dogs":
         return stanford.fetch_archives(folder, (address or stanford.ADDRESS).rstrip("/"))
     if source == "folder":
@@ -144,7 +169,7 @@ def _fetched(source: str, address: str | None) -> str:
     return str(zipped)
 
 
-def _bytes(text: str | None) -> int:
+def _bytes(text: str | int | None) -> int:
     """`64MB` as a number of bytes; 0 for none.
 
     Raises:
@@ -152,7 +177,7 @@ def _bytes(text: str | None) -> int:
     """
     if text is None:
         return 0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", str(text).strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
     if size < 1:
         raise BadInput(f"--shard_size {text}: say a number of bytes, such as 64MB or 1GB")

@@ -73,9 +73,10 @@ def from_folder(path: str) -> Source:
     names = [name for name in found.column("id").to_pylist() if "/" in name]
     wrapper = _wrapper(names) if is_archive(path) else ""
     tops = {name.removeprefix(wrapper).split("/")[0] for name in names}
-    above = 1 if tops & set(_SPLIT_FOLDERS) else 0  # folders above the class folders
-    if above and not tops <= set(_SPLIT_FOLDERS):
-        odd = ", ".join(sorted(tops - set(_SPLIT_FOLDERS)))
+    others = sorted(top for top in tops if top.lower() not in _SPLIT_FOLDERS)
+    above = int(len(others) < len(tops))  # folders above the class folders
+    if above and others:
+        odd = ", ".join(others)
         raise BadInput(f"{path}: folders of splits and of breeds side by side: {odd}")
     if not any(name.removeprefix(wrapper).count("/") > above for name in names):
         raise BadInput(f"{path}: no pictures ({suffixes}) in folders named after breeds")
@@ -87,7 +88,7 @@ def from_folder(path: str) -> Source:
             if len(parts) <= above + 1:
                 rejects[name] = "lies in no folder named after a breed"
             else:
-                split = _SPLIT_FOLDERS[parts[0]] if above else ""
+                split = _SPLIT_FOLDERS[parts[0].lower()] if above else ""
                 yield item._replace(id=name, breed=parts[above], split=split)
 
     return Source(listing(labelled(), path), rejects)
@@ -97,7 +98,7 @@ def _wrapper(names: list[str]) -> str:
     """The folder that an archive was made of, with a slash, if it holds the class folders."""
     top = names[0].split("/")[0] if names else ""
     wraps = all(name.startswith(f"{top}/") and name.count("/") > 1 for name in names)
-    return f"{top}/" if top not in _SPLIT_FOLDERS and wraps else ""
+    return f"{top}/" if top.lower() not in _SPLIT_FOLDERS and wraps else ""
 
 
 def only(source: Source, path: str) -> Source:

@@ -26,6 +26,7 @@ from dogbreed.ranges import Range, read_pictures
 CHUNK = 256  # pictures read at a time
 CHUNK_BYTES = 64 * 2**20  # and their bytes at most: bounds the memory
 LOOSE, SHARDS = FOLDERS = ("pictures", "shards")
+_FORMAT = 1  # raise it when what a unit writes changes
 _UNKNOWN = 4096  # bytes that a picture counts as whose size is not known before it is made
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -55,6 +56,7 @@ class Recipe:
     shard_size: int  # bytes; 0 leaves the pictures loose
     shares: Shares
     seed: int
+    shared: bool = False  # names tell contents, for other data sets and versions may lie there too
 
 
 class _Looked(NamedTuple):
@@ -90,16 +92,16 @@ def units(listed: pa.Table, recipe: Recipe) -> Iterator[pa.Table]:
 
 
 def name_of(unit: pa.Table, recipe: Recipe) -> str:
-    """A unit's name: a hash of which pictures it holds, and of how they are written."""
-    digest = hashlib.blake2b(f"{bool(recipe.shard_size)} {recipe.shares}".encode(), digest_size=10)
-    digest.update(str(recipe.seed).encode())
-    for column in ("id", "size", "box"):
+    """A unit's name: a hash of what is known of its pictures, and of how they are written."""
+    how = (_FORMAT, bool(recipe.shard_size), recipe.shared, recipe.shares, recipe.seed)
+    digest = hashlib.blake2b(repr(how).encode(), digest_size=10)
+    for column in ("id", "split", "size", "crc", "box"):
         digest.update("\n".join(map(str, unit.column(column).to_pylist())).encode())
     return digest.hexdigest()
 
 
 def uris_of(listed: pa.Table, recipe: Recipe) -> list[str]:
-    """What files the units of a listing write, beside their parts."""
+    """What files the units of a listing write, beside their parts, if names don't tell contents."""
     if recipe.shard_size:
         return [_shard(name_of(unit, recipe)) for unit in units(listed, recipe)]
     return [_loose_file(name) for name in listed.column("id").to_pylist()]
@@ -190,8 +192,9 @@ def _file_name(picture: str) -> str:
     return picture if images.is_picture_name(picture) else f"{picture}.jpg"
 
 
-def _loose_file(picture: str) -> str:
-    return f"{LOOSE}/{_file_name(picture)}"
+def _loose_file(picture: str, digest: str = "") -> str:
+    name = _file_name(picture)
+    return f"{LOOSE}/{digest}.{name.rsplit('.', 1)[-1].lower()}" if digest else f"{LOOSE}/{name}"
 
 
 def _shard(unit: str) -> str:
@@ -205,8 +208,9 @@ def _row(looked: _Looked, uri: str, offset: int) -> dict[str, object]:
 
 def _loose(looked: list[_Looked], recipe: Recipe) -> list[dict[str, object]]:
     """Each picture is a file of its own."""
-    storage.write_many({storage.join(recipe.pictures, _loose_file(p.id)): p.data for p in looked})
-    return [_row(p, _loose_file(p.id), 0) for p in looked]
+    files = [(p, _loose_file(p.id, p.digest if recipe.shared else "")) for p in looked]
+    storage.write_many({storage.join(recipe.pictures, uri): p.data for p, uri in files})
+    return [_row(p, uri, 0) for p, uri in files]
 
 
 def _pack(looked: list[_Looked], name: str, recipe: Recipe) -> list[dict[str, object]]:
@@ -217,7 +221,6 @@ def _pack(looked: list[_Looked], name: str, recipe: Recipe) -> list[dict[str, ob
     """
     if not looked:
         return []
-    uri = _shard(name)
     looked.sort(key=lambda picture: picture.split)
     shard, rows = io.BytesIO(), []
     while looked:
@@ -225,9 +228,11 @@ def _pack(looked: list[_Looked], name: str, recipe: Recipe) -> list[dict[str, ob
         about = tarfile.TarInfo(_file_name(picture.id))
         about.size, about.mode = len(picture.data), 0o644
         shard.write(about.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        rows.append(_row(picture, uri, shard.tell()))
+        rows.append(_row(picture, "", shard.tell()))
         shard.write(picture.data)
         shard.write(bytes(-len(picture.data) % _BLOCK))
     shard.write(bytes(2 * _BLOCK))  # the end of an archive: POSIX.1-2001, pax
-    storage.write(storage.join(recipe.pictures, uri), shard.getvalue())
-    return rows
+    data = shard.getvalue()
+    uri = _shard(storage.digest_of(data)[:20] if recipe.shared else name)
+    storage.write(storage.join(recipe.pictures, uri), data)
+    return [row | {"uri": uri} for row in rows]

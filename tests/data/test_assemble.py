@@ -100,7 +100,7 @@ class TestExtension:
 
 
 class TestLeaks:
-    def test_groups_in_several_splits_are_counted(self) -> None:
+    def test_groups_in_several_splits_are_named(self) -> None:
         table = table_of(
             [
                 Picture("a", "1", split="train", group="1"),
@@ -110,10 +110,13 @@ class TestLeaks:
                 Picture("e", "5", split="train", group="4"),
                 Picture("f", "6", split="val", group="6"),
                 Picture("g", "7", split="test", group="6"),
+                Picture("h", "8", split="unlabelled", group="8"),
+                Picture("i", "9", split="train", group="8"),
             ]
         )
-        assert assemble.leaks(table) == 2
-        assert assemble.leaks(table[:0]) == 0
+        wanted = ["a (train) = b (test) = c (val)", "f (val) = g (test)"]
+        assert assemble.leaks(table) == wanted
+        assert assemble.leaks(table[:0]) == []
 
 
 class TestConflicts:

@@ -212,10 +212,20 @@ class TestMistakes:
         files, rare = kaggle_files(), [kaggle_id("boxer", k) for k in range(2)]
         some = next(data for name, data in files.items() if name.startswith("train/"))
         files |= {f"train/{name}.jpg": some for name in rare}
-        files[LABELS] += "".join(f"{name},boxer\n" for name in rare).encode()
+        files[LABELS] += "".join(f"{name}, boxer \n" for name in rare).encode()
+        del files["sample_submission.csv"]
         path = put(tmp_path / "k", files)
         with pytest.raises(BadInput, match=r"fewer than 3 pictures: boxer \(2\);"):
             prepared(path, tmp_path / "out")
+
+    def test_a_submission_with_other_breeds_than_the_labels_is_an_error(
+        self, tmp_path: Path
+    ) -> None:
+        files = kaggle_files()
+        name = "sample_submission.csv"
+        files[name] = files[name].replace(b"\n", b",0\n").replace(b",0\n", b",collie\n", 1)
+        with pytest.raises(BadInput, match=r"1 breeds stand in only one of .*: collie"):
+            prepared(put(tmp_path / "k", files), tmp_path / "out")
 
 
 class TestCommand:

@@ -1,6 +1,7 @@
 """The manifest: what was saved is opened again, from anywhere, by any number of processes."""
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,27 @@ class TestOpening:
         assert not [p for p in cold.rglob("*") if p.is_file()]
         storage.write(path, good)
         assert len(Manifest.open(root).take(range(20))) == 20
+
+    def test_two_kills_while_it_is_replaced_leave_one_that_can_be_opened(
+        self, root: str, cold: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Killed(BaseException):
+            pass
+
+        def write(url: str, data: bytes) -> None:
+            if url.endswith(fatal[0]):
+                raise Killed
+            storage_write(url, data)
+
+        storage_write, fatal = storage.write, [""]
+        save(root, ROWS[:5])
+        monkeypatch.setattr(storage, "write", write)
+        for rows, name in ((ROWS[:10], "manifest.parquet"), (ROWS, "dataset.json")):
+            fatal[0] = name
+            with pytest.raises(Killed):
+                save(root, rows)
+        shutil.rmtree(cold, ignore_errors=True)
+        assert len(Manifest.open(root).take(range(10))) == 10
 
     def test_a_missing_manifest_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         save(str(tmp_path), [row(777)])

@@ -206,6 +206,16 @@ class TestFolders:
         assert splits_by_id(opened(out)) == {name: names[name.split("/")[0]] for name in files}
         assert opened(out).classes == ["beagle", "pug"]
 
+    def test_folders_of_splits_may_begin_with_a_capital(self, place: Place) -> None:
+        files = {
+            f"{split}/{name}": picture_file(24, 20, seed=50 * number + k)
+            for number, split in enumerate(("Train", "Test"))
+            for k, name in enumerate(photographs())
+        }
+        out = place("disk")
+        prepare.prepare("folder", out, put(place("disk"), files))
+        assert splits_by_id(opened(out)) == {n: n.split("/")[0].lower() for n in files}
+
     def test_a_breed_beside_a_folder_of_a_split_is_an_error(self, place: Place) -> None:
         path = put(place("disk"), photographs(breeds=("test", "beagle")))
         with pytest.raises(BadInput, match="folders of splits and of breeds side by side: beagle"):
@@ -220,7 +230,7 @@ class TestFolders:
         prepare.prepare("folder", out, put(place("disk"), files))
         n = len(photographs())
         assert opened(out).dataset["source"]["in_several_splits"] == n
-        assert f"{n} groups of duplicates lie in more than one split" in capsys.readouterr().out
+        assert "duplicates in several splits, scores will flatter: " in capsys.readouterr().out
 
     def test_the_upright_size_is_listed(self, place: Place) -> None:
         turned = Image.Exif()
@@ -365,14 +375,33 @@ class TestCommand:
     def test_done_is_status_zero_and_says_what_is_next(
         self, place: Place, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path, out = put(place("disk"), photographs()), place("bucket")
+        path, out = put(place("disk"), photographs(each=20)), place("bucket")
         words = ["--source", "folder", "--path", path, "--out", out, "--splits", "0.5,0.25,0.25"]
         assert main(["prepare", *words]) == 0
         captured = capsys.readouterr()
-        assert "8 pictures of 2 breeds" in captured.out
+        assert "40 pictures of 2 breeds" in captured.out
         assert opened(out).version[:12] in captured.out
         assert f"--data.root {out}" in captured.out
         assert captured.err == ""
+
+    def test_without_pictures_to_validate_on_it_says_so(
+        self, place: Place, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, out = put(place("disk"), photographs()), place("disk")
+        words = ["--source", "folder", "--path", path, "--out", out, "--splits", "1,0,0"]
+        assert main(["prepare", *words]) == 0
+        said = capsys.readouterr().out
+        assert "no pictures for val: fit needs both" in said
+        assert "next:" not in said
+
+    def test_a_place_in_the_folder_of_the_pictures_is_an_error(
+        self, place: Place, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = put(place("disk"), photographs())
+        words = ["--source", "folder", "--path", path]
+        for places in (["--out", f"{path}/set"], ["--out", place("disk"), "--pictures", path]):
+            assert "lies in the source's folder" in self.fails(capsys, *words, *places)
+        assert sorted(name for name, _ in storage.find(path)) == sorted(photographs())
 
     def test_the_sample_is_a_source(self, tmp_path: Path) -> None:
         words = ["--source", "sample", "--per_class", "3", "--out", str(tmp_path), "--seed", "2"]
@@ -412,7 +441,10 @@ class TestCommand:
             (["--source", "sample", "--out", "OUT", "--sede", "1"], "did you mean 'seed'?"),
             (["--source", "sample", "--out", "nonsense://x"], "nonsense"),
             (["--source", "sample", "--out", "gs://no-such/x", "--per_class", "3"], "no such"),
-            (["--source", "sample", "--out", "OUT", "--per_class", "0"], "no readable picture"),
+            (
+                ["--source", "sample", "--out", "OUT", "--per_class", "0"],
+                "--per_class 0: must be at least 1",
+            ),
             (["--config", "/no/such.yaml"], "/no/such.yaml"),
         ],
     )
