@@ -93,11 +93,12 @@ def without_conflicts(before: pa.Table | None, new: Rows, *, reject: bool) -> Ro
     lines = _same(clashing, "digest", "breed")
     if not reject:
         old = before is not None and pc.any(pc.is_in(clashing["id"], before["id"].combine_chunks()))
-        hint = "what is in the data set keeps its breed, prepare into another --out to change it"
+        hint = "correct their labels"
+        if old and old.as_py():
+            hint = "what is in the data set keeps its breed, for another one choose another --out"
         raise BadInput(
-            f"{len(lines):,} files are there under different breeds: {named(sorted(lines.values()))};"
-            f" {hint if old and old.as_py() else 'correct their labels'}, or leave them out with"
-            " --conflicts reject"
+            f"{len(lines):,} files are there under different breeds:"
+            f" {named(sorted(lines.values()))}; {hint}, or leave them out with --conflicts reject"
         )
     clash = pc.and_(
         pc.is_in(new.table.column("digest"), twofold.combine_chunks()),
