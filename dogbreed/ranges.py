@@ -6,12 +6,14 @@ manifest promises, and bytes that differ are asked for again.
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Iterable, Sequence
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from dogbreed import images
+from dogbreed.hedging import Pace, first_good
 from dogbreed.retries import IN_FLIGHT, StorageError, explain, retry, retry_async
 from dogbreed.storage import digest_of, filesystem
 
@@ -19,6 +21,18 @@ MERGE_GAP = 32 * 2**10  # bytes worth reading over to save a request
 MERGE_LIMIT = 8 * 2**20  # bytes of one merged request
 
 Piece = bytes | StorageError
+
+
+@dataclasses.dataclass(slots=True)
+class Traffic:
+    """What this process has asked for so far."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+traffic = Traffic()
+_pace = Pace()
 
 
 class DigestError(OSError):
@@ -148,14 +162,21 @@ async def _read_all(fs: AsyncFileSystem, spans: list[_Span]) -> dict[int, Piece]
     gate = asyncio.Semaphore(IN_FLIGHT)
 
     async def ask(span: _Span) -> dict[int, bytes]:
-        path = fs._strip_protocol(span.url)
-        return span.pieces(await fs._cat_file(path, start=span.start, end=span.end))
+        path, begun = fs._strip_protocol(span.url), time.monotonic()
+        traffic.requests += 1
+        data = await fs._cat_file(path, start=span.start, end=span.end)
+        traffic.bytes += len(data)
+        _pace.note(time.monotonic() - begun, len(data))
+        return span.pieces(data)
 
     async def read(span: _Span) -> dict[int, Piece]:
+        size = span.end - span.start
         async with gate:
             try:
                 found: dict[int, Piece] = await retry_async(
-                    span.url, lambda: ask(span), size=span.end - span.start
+                    span.url,
+                    lambda: first_good(lambda: ask(span), _pace.patience(size)),
+                    size=size,
                 )
             except StorageError as error:
                 return dict.fromkeys(span.ranges, error)
@@ -175,7 +196,10 @@ def _read_span(fs: fsspec.AbstractFileSystem, span: _Span) -> dict[int, Piece]:
     path = filesystem(span.url)[1]
     found: dict[int, Piece] = {}
     try:
-        found.update(span.pieces(fs.cat_file(path, start=span.start, end=span.end)))
+        traffic.requests += 1
+        data = fs.cat_file(path, start=span.start, end=span.end)
+        traffic.bytes += len(data)
+        found.update(span.pieces(data))
     except (OSError, ValueError) as error:
         found.update(dict.fromkeys(span.ranges, explain(span.url, error)))
     for bad in _alone(span, found):

@@ -18,6 +18,7 @@ ATTEMPTS = 8
 FIRST_PAUSE = 0.05  # seconds; doubles at each attempt up to LONGEST_PAUSE, with jitter
 LONGEST_PAUSE = 2.0
 TIMEOUT = 10.0  # seconds that a small read or write may take before it is asked again
+DEADLINE = 40.0  # seconds after which a small read or write is not asked again
 SLOWEST = 1e6  # bytes a second of the slowest line that all requests at once may share
 IN_FLIGHT = 64  # requests at once in a process
 
@@ -93,16 +94,20 @@ def retry(url: str, call: Callable[[], T]) -> T:
 async def retry_async(url: str, call: Callable[[], Any], *, size: int) -> Any:
     """Await what `call` gives until it succeeds, at most `ATTEMPTS` times.
 
-    Each try has `TIMEOUT`, and the time that `size` bytes take when all others share the line.
+    Each try has `TIMEOUT`, all of them have `DEADLINE`, and on top the time that `size` bytes take
+    when all others share the line.
 
     Raises:
         StorageError: it cannot or did not succeed.
     """
+    transfer = size * IN_FLIGHT / SLOWEST
+    end = time.monotonic() + DEADLINE + transfer
     for attempt in range(ATTEMPTS):
         try:
-            return await asyncio.wait_for(call(), TIMEOUT + size * IN_FLIGHT / SLOWEST)
+            return await asyncio.wait_for(call(), TIMEOUT + transfer)
         except Exception as error:
-            if _permanent(error) or attempt == ATTEMPTS - 1:
+            last = attempt == ATTEMPTS - 1 or time.monotonic() > end
+            if last or _permanent(error):
                 raise explain(url, error) from error
             await asyncio.sleep(_pause(attempt))
     raise AssertionError("unreachable")

@@ -15,8 +15,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dogbreed import storage
 from dogbreed.callbacks.checkpoint import Checkpoints
+from dogbreed.callbacks.ending import Ending
 from dogbreed.callbacks.history import History
 from dogbreed.callbacks.identity import Identity
+from dogbreed.callbacks.throughput import Throughput
 from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
 from dogbreed.errors import BadInput
 from dogbreed.model.backbone import preprocessing
@@ -124,12 +126,14 @@ class DogCLI(LightningCLI):
             )
             os.environ[NAME_VARIABLE] = config.name
             self.run = Run(storage.join(storage.normal(config.run_root), config.name))
-            if getattr(rank_zero_only, "rank", 0) == 0 and self.run.exists:
+            # None of several processes writes before all have come past here.
+            if self.run.exists:
                 raise BadInput(
                     f"{self.run.url}: there is a run of this name; choose another --name, or go on"
                     " with --resume last"
                 )
-        write_where_possible(config.trainer.logger, self.run.url)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            write_where_possible(config.trainer.logger, self.run.url)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the callbacks that keep the run's directory."""
@@ -143,9 +147,12 @@ class DogCLI(LightningCLI):
             assert self.run is not None
             checkpoints = Checkpoints(self.run, **self.config.checkpoints.as_dict())
             # In this order: a run is done when its model is there, and checkpoints save the rest.
+            throughput = Throughput()
             kwargs["callbacks"] += [
-                History(self.run, checkpoints),
+                throughput,
+                History(self.run, checkpoints, throughput),
                 Identity(self.run, self._yaml(), self.resume),
+                Ending(),
                 checkpoints,
             ]
         try:

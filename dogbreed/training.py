@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dogbreed import storage
@@ -89,14 +92,51 @@ def fit(argv: Sequence[str]) -> int:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
         except SIGTERMException:
             _say_how_to_go_on(cli, "ended by SIGTERM")
-            return PREEMPTED
+            return 0 if _started_by_lightning(cli.trainer) else PREEMPTED
         except SystemExit:  # Lightning's own on Ctrl-C, with status 1
             if cli.trainer.interrupted:
                 _say_how_to_go_on(cli, "interrupted")
                 raise KeyboardInterrupt from None
             raise
+        except RuntimeError as error:
+            if not _lost_the_others(cli.trainer, error):
+                raise
+            return _status_of_the_others(cli.trainer)
         sync_hint(cli.trainer)
     return 0
+
+
+def _started_by_lightning(trainer: Trainer) -> bool:
+    """Whether another process of the run started this one, and kills the run if it does not end 0.
+
+    False under torchrun, which reports on each.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+
+
+def _lost_the_others(trainer: Trainer, error: RuntimeError) -> bool:
+    """Whether another process of the run ended, and this one has only noticed; then it says so."""
+    # For gloo's errors torch has no class.
+    lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+    if trainer.world_size == 1 or not lost:
+        return False
+    line = " ".join(str(error).split("] ", 1)[-1].split())[:80]  # without the place in C++
+    print(
+        f"dogbreed fit: error: process {trainer.global_rank} of {trainer.world_size} lost the"
+        f" others; look at what they said ({line})",
+        file=sys.stderr,
+    )
+    return True
+
+
+def _status_of_the_others(trainer: Trainer) -> int:
+    """2 if a process that this one started ended by bad input, else 1."""
+    statuses = []
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            statuses.append(process.wait(timeout=10))
+    return 2 if 2 in statuses else 1
 
 
 def _say_how_to_go_on(cli: DogCLI, ended: str) -> None:
@@ -183,7 +223,8 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
         if as_json := _option(argv, "json") not in {None, "false"}:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         config = yaml.safe_load(Path(saved[1]).read_text())["data"]
-        cli = DogCLI(verb, [*saved, "--trainer.logger=false", *_bare_json(argv)], run)
+        here = ["--trainer.logger=false", "--trainer.num_nodes=1"]  # wherever it was trained
+        cli = DogCLI(verb, [*saved, *here, *_bare_json(argv)], run)
         checkpoint = cli.config.checkpoint
         if checkpoint in {"best", "last"}:
             checkpoint = run.checkpoint(checkpoint)

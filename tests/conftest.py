@@ -31,6 +31,10 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+TIMES = {"seconds", "train_images_per_s", "waiting", "cache_hits", "fetched_mb"}
+"""Columns of metrics.csv that no two runs have in common."""
+
+
 def forget_gcsfs() -> None:
     """Close the sessions of all instances of gcsfs, and drop these with their listings."""
     for fs in list(gcsfs.GCSFileSystem._cache.values()):

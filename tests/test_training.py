@@ -22,6 +22,7 @@ from dogbreed.cli import main
 from dogbreed.data import manifest
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.runs import Run
+from tests.conftest import TIMES
 from tests.doubles.gcs import FakeGCS
 
 RUN_FILES = {
@@ -52,10 +53,7 @@ def fit_words(data: str, root: str, name: str, *more: str) -> list[str]:
 def history(run: Run) -> list[dict[str, str]]:
     """The rows of metrics.csv without the columns that the clock fills."""
     rows = csv.DictReader(io.StringIO(storage.read(run.path("metrics.csv")).decode()))
-    return [
-        {key: value for key, value in row.items() if key not in {"seconds", "train_images_per_s"}}
-        for row in rows
-    ]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def rewritten(data: Manifest, out: str, classes: list[str]) -> None:

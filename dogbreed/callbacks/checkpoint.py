@@ -99,10 +99,15 @@ class Checkpoints(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save on SIGTERM and Ctrl-C, in a single process: several would wait for each other."""
-        ended = isinstance(exception, SIGTERMException | KeyboardInterrupt)
-        if ended and trainer.world_size == 1:
+        """Save on SIGTERM, and on Ctrl-C in a single process: several would wait for each other."""
+        # Several processes get their SIGTERM all at the same batch, see `ending.py`.
+        ended = isinstance(exception, SIGTERMException) or (
+            isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
+        )
+        if ended:
             self._save(trainer, "last")
+            # One that ends before the first one has written would have Lightning kill that.
+            trainer.strategy.barrier()
 
     def _save(self, trainer: Trainer, which: str) -> None:
         assert isinstance(trainer.lightning_module, DogModule)

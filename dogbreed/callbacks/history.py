@@ -14,6 +14,7 @@ from safetensors.torch import save
 from dogbreed import package, storage
 from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.curves import curves
+from dogbreed.callbacks.throughput import Spent, Throughput
 from dogbreed.data.datamodule import DogDataModule, data_of
 from dogbreed.model.backbone import preprocessing
 from dogbreed.model.metrics import sentence
@@ -29,10 +30,11 @@ class History(Callback):
     Args:
         run: the run's directory.
         checkpoints: knows the best one.
+        throughput: knows how fast training went.
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints) -> None:
-        self.run, self.checkpoints = run, checkpoints
+    def __init__(self, run: Run, checkpoints: Checkpoints, throughput: Throughput) -> None:
+        self.run, self.checkpoints, self.throughput = run, checkpoints, throughput
         self.rows: list[dict[str, Any]] = []
         self._since, self._samples = 0.0, 0
 
@@ -61,6 +63,7 @@ class History(Callback):
         train, skipped = pl_module.train_results(), pl_module.skipped_so_far()
         if not trainer.is_global_zero:
             return
+        spent = self.throughput.epoch
         rate = (pl_module.samples_seen - self._samples) / max(self._trained, 1e-9)
         val = pl_module.results["val"] | {"loss": float(trainer.callback_metrics["val/loss"])}
         epoch = (pl_module.samples_seen - 1) // data_of(trainer).train_size
@@ -69,6 +72,9 @@ class History(Callback):
             "samples_seen": pl_module.samples_seen,
             "seconds": f"{time.monotonic() - self._since:.2f}",
             "train_images_per_s": f"{rate:.1f}",
+            "waiting": f"{spent.waiting:.4f}",
+            "cache_hits": f"{spent.cache_hits:.4f}",
+            "fetched_mb": f"{spent.bytes / 1e6:.1f}",
             "skipped": skipped,
         }
         row |= {f"train/{name}": f"{value:.6f}" for name, value in train.items()}
@@ -79,7 +85,8 @@ class History(Callback):
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         line = (
             f"epoch {epoch + 1}/{epochs}  {pl_module.samples_seen:,} samples"
-            f"  {rate:.0f} images/s  train loss {train['loss']:.3f}, top-1 {train['top1']:.3f}"
+            f"  {rate:.0f} images/s{_hint(spent)}"
+            f"  train loss {train['loss']:.3f}, top-1 {train['top1']:.3f}"
             f"  val log-loss {val['log_loss']:.3f}, top-1 {val['top1']:.3f}"
         )
         if trainer.progress_bar_callback:
@@ -130,6 +137,13 @@ class History(Callback):
                 if name.startswith(prefix)
             }
         )
+
+
+def _hint(spent: Spent) -> str:
+    """What a user could do about the speed, if it is the data that is waited for."""
+    if spent.limit == "model":
+        return ""
+    return f" ({spent.waiting:.0%} of the time waiting: {spent.limit} is the limit)"
 
 
 def describe(module: DogModule, data: DogDataModule) -> dict[str, Any]:

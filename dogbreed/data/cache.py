@@ -1,53 +1,95 @@
 """A cache of fetched bytes on this machine's disk, shared by workers and by runs.
 
 Concurrency model: an entry is written under a temporary name and renamed, so a reader finds all
-of it or nothing; entries are named by the digest of their content, so two writers of one entry
-write the same bytes. There are no locks. Each process looks at the total size once per
-`max_bytes / 20` that it has written, and removes what was used longest ago.
+of it or nothing. Two writers of one entry write the same bytes. No lock is waited for: a claim
+tells others that an entry is on its way, and the kernel takes it back when its holder dies. Each
+process looks at the total size once per `max_bytes / 20` that it has written, and removes what
+was used longest ago.
 
 Known limitation: with P writing processes the bound can be exceeded by P / 20.
 """
 
 import contextlib
+import fcntl
+import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from dogbreed.storage import checked_digest, digest_of
 
+_PART = ".part-"  # begins the name of a file that is being written, or of a claim
+_RECENT = 10.0  # seconds in which the time of the last use is not noted again
+_ABANDONED = 3600.0  # seconds after which such a file is taken for a killed process' leftover
+
+_log = logging.getLogger(__name__)
+
 
 class Cache:
-    """Bytes by their SHA-256, bounded, least recently used first out."""
+    """Bytes by a name that looks like a SHA-256; bounded, least recently used first out.
+
+    A disk that cannot be written to ends the writing, with one line in the log; never the run.
+
+    Args:
+        folder: made when it is needed.
+        max_bytes: of all entries.
+    """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
         self.folder = Path(folder).expanduser()
         self.max_bytes = max_bytes
+        self.works = True
+        """Whether entries are still written."""
+        self.silent = False
+        """Leave the line in the log to another process."""
         # The first write of each process looks at what others left behind.
         self._unchecked = max_bytes
 
-    def _path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / checked_digest(digest)
+    def _path(self, name: str, prefix: str = "") -> str:
+        return f"{self.folder}/{name[:2]}/{prefix}{checked_digest(name)}"
+
+    def has(self, name: str) -> bool:
+        """Whether there is such an entry."""
+        return os.path.exists(self._path(name))
 
     def get(self, digest: str) -> bytes | None:
         """The bytes with this SHA-256 (hex), or None. A damaged entry is removed."""
-        path = self._path(digest)
-        try:
-            data = path.read_bytes()
-            os.utime(path)  # last use, for `_evict`; a mount may not keep access times
-        except OSError:
-            return None
-        if digest_of(data) == digest:
+        data = self.piece(digest)
+        if data is None or digest_of(data) == digest:
             return data
-        with contextlib.suppress(OSError):
-            path.unlink()
+        self.remove(digest)
         return None
 
-    def put(self, digest: str, data: bytes) -> None:
-        """Keep `data`. A full or read-only disk loses the entry, never the run."""
-        path = self._path(digest)
+    def piece(self, name: str, start: int = 0, size: int = -1) -> bytes | None:
+        """Bytes of an entry as they lie there, all from `start` or at most `size`, or None."""
+        try:
+            handle = os.open(self._path(name), os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            about = os.fstat(handle)
+            if time.time() - about.st_mtime > _RECENT:
+                os.utime(handle)  # last use, for `_evict`; a mount may not keep access times
+            return os.pread(handle, about.st_size if size < 0 else size, start)
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+
+    def remove(self, name: str) -> None:
+        """Forget an entry."""
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+            os.unlink(self._path(name))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep `data`, unless the disk cannot be written to."""
+        if not self.works:
+            return
+        path = self._path(name)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            handle, part = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_PART)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -55,17 +97,58 @@ class Cache:
             except BaseException:
                 os.unlink(part)
                 raise
+        except OSError as error:
+            self.works = False
+            if not self.silent:
+                _log.warning("%s: pictures are no longer cached (%s)", self.folder, error.strerror)
+            return
         self._unchecked += len(data)
         if self._unchecked > self.max_bytes / 20:
             self._unchecked = 0
             self._evict()
 
+    def claim(self, name: str) -> int | None:
+        """Say that an entry is on its way, until `release` is given what this returns.
+
+        None, if somebody else says so, of whichever process, or if nothing can be written.
+        """
+        path = self._path(name, _PART)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_RDWR)
+        except OSError:
+            return None
+        if _locked(handle, fcntl.LOCK_EX):
+            return handle
+        os.close(handle)
+        return None
+
+    def release(self, name: str, claim: int) -> None:
+        """Take a claim back."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path(name, _PART))
+        os.close(claim)
+
+    def claimed(self, name: str) -> bool:
+        """Whether somebody, of whichever process, says that the entry is on its way."""
+        try:
+            handle = os.open(self._path(name, _PART), os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            return not _locked(handle, fcntl.LOCK_SH)
+        finally:
+            os.close(handle)
+
     def _evict(self) -> None:
-        entries = []
+        entries, abandoned = [], time.time() - _ABANDONED
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(OSError):  # another process may have removed it
                 stat = path.stat()
-                entries.append((stat.st_mtime_ns, stat.st_size, path))
+                if path.name.startswith(_PART) and stat.st_mtime < abandoned:
+                    path.unlink()
+                else:
+                    entries.append((stat.st_mtime_ns, stat.st_size, path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total <= self.max_bytes:
@@ -73,3 +156,12 @@ class Cache:
             with contextlib.suppress(OSError):
                 path.unlink()
                 total -= size
+
+
+def _locked(handle: int, kind: int) -> bool:
+    """Take a lock if it is free."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

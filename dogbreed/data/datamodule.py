@@ -44,7 +44,7 @@ class DogDataModule(LightningDataModule):
         cache_dir: folder on this disk for pictures fetched from a bucket; none: the user's cache.
         cache_size_gb: bound of that folder in gigabytes; 0 turns the cache off.
         on_bad_image: `error` ends the run at a picture that can't be read, `skip` counts it.
-        max_skipped: how many pictures an epoch may skip before it is an error after all.
+        max_skipped: how many pictures of an epoch a process may skip before it is an error.
         seed: of order and augmentation; none: that of --seed_everything.
 
     Raises:

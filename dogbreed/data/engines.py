@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from dogbreed.data.work import PART, Recipe, work
 from dogbreed.errors import BadInput
+from dogbreed.orphans import end_with_parent
 
 
 def cores() -> int:
@@ -85,7 +85,7 @@ def _start(recipe: Recipe) -> tuple[Connection, BaseProcess]:
 
 def _serve(pipe: Connection, recipe: Recipe) -> None:
     """Do units that come through a pipe until its other end is closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             unit = pipe.recv()
@@ -95,14 +95,6 @@ def _serve(pipe: Connection, recipe: Recipe) -> None:
                 pipe.send(BadInput(str(error)))
             except Exception:
                 pipe.send(RuntimeError(traceback.format_exc()))
-
-
-def _end_with_parent() -> None:
-    """End this process, whatever it is doing, when its parent is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def on_ray(units: Iterable[pa.Table], recipe: Recipe, workers: int) -> Iterator[pa.Table]:

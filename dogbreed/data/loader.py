@@ -2,26 +2,71 @@
 
 import math
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from itertools import chain, repeat
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dogbreed.data.dataset import Batch, PictureDataset
+from dogbreed.data.handover import Handover
 from dogbreed.data.order import Request, balanced_order, epoch_order, requests, shard_numbers
+from dogbreed.data.pages import Page, Plan
 from dogbreed.errors import BadInput
+from dogbreed.orphans import end_with_parent
+from dogbreed.storage import is_local
+
+_PATIENCE_AT_FIRST = 1.0  # seconds that a worker's first batch waits for pages
+_PATIENCE = 20.0  # seconds, for all others
+
+
+class _Task(NamedTuple):
+    """What a worker is asked for: a batch, and what it fetches meanwhile."""
+
+    request: Request
+    next: np.ndarray
+    """int64, (k,): rows of the worker's next batch that don't lie on pages."""
+    pages: list[Page]
+    """For later batches, of any worker."""
+    patience: float
+    """Seconds to wait for pages that are on their way."""
 
 
 class _Plan:
-    """The requests of the epoch at hand, as torch's DataLoader wants them: a batch sampler."""
+    """The tasks of the epoch at hand, as torch's DataLoader wants them: a batch sampler."""
 
     def __init__(self) -> None:
-        self.requests: Iterator[Request] = iter(())
+        self.tasks: Iterator[_Task] = iter(())
 
-    def __iter__(self) -> Iterator[Request]:
-        return self.requests
+    def __iter__(self) -> Iterator[_Task]:
+        return self.tasks
+
+
+class _Tasks(Dataset[Batch]):
+    """The data set as workers see it."""
+
+    def __init__(self, pictures: PictureDataset, ahead: bool) -> None:
+        self.pictures, self.ahead = pictures, ahead
+
+    def __getitems__(self, task: _Task) -> Batch:
+        if self.ahead:
+            manifest, reader = self.pictures.manifest, self.pictures.reader
+            coming = manifest.ranges(manifest.take(task.next))
+            reader.begin(coming, task.pages, patience=task.patience)
+        return self.pictures.__getitems__(task.request)
+
+
+def _in_worker(_: int) -> None:
+    """End with the parent; of all workers the first speaks for the disk that they share."""
+    end_with_parent()
+    info = get_worker_info()
+    assert info is not None
+    cache = cast(_Tasks, info.dataset).pictures.reader.cache
+    if cache is not None:
+        cache.silent = info.id > 0
 
 
 def _as_is(batch: Any) -> Any:
@@ -72,10 +117,17 @@ class EpochLoader:
         self.rows, self.batch_size, self.samples_seen = rows, batch_size, samples_seen
         self.seed, self.window, self.balance = seed, window, balance
         self.rank, self.world_size = rank, world_size
-        self._shards = shard_numbers(dataset.manifest.files_of(rows)) if shuffle else None
+        self._manifest, self._cache = dataset.manifest, dataset.reader.cache
+        self._shards = shard_numbers(self._manifest.files_of(rows)) if shuffle else None
+        self._ahead = workers if not is_local(self._manifest.root) else 0
+        self._pages: Plan | None = None
         self._plan = _Plan()
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"collate_fn": _as_is}
+        self._taken: Callable[[Any], Batch] = _as_is
         if workers:
+            pin = pin and torch.cuda.is_available()
+            handover = Handover(workers, prefetch, batch_size, dataset.size, pin=pin)
+            self._taken = handover.take
             # A forked process inherits gcsfs' event loop without its thread and hangs. The fork
             # server imports torch once, so each worker after it starts at once.
             context = multiprocessing.get_context("forkserver")
@@ -84,13 +136,14 @@ class EpochLoader:
                 "multiprocessing_context": context,
                 "prefetch_factor": prefetch,
                 "persistent_workers": True,
+                "worker_init_fn": _in_worker,
+                "collate_fn": handover.put,
             }
         self._loader = DataLoader(
-            dataset,
+            cast(Any, _Tasks(dataset, ahead=self._ahead > 0)),
             batch_sampler=cast(Any, self._plan),  # torch knows lists of indices only
-            collate_fn=_as_is,
             num_workers=workers,
-            pin_memory=pin and torch.cuda.is_available(),
+            pin_memory=pin and not workers and torch.cuda.is_available(),
             **options,
         )
 
@@ -123,16 +176,52 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, consumed = divmod(self.samples_seen(), len(self.rows))
-        self._plan.requests = requests(
-            self._order(epoch),
+        self._plan.tasks = self._tasks(self._order(epoch), epoch, consumed)
+        try:
+            yield from map(self._taken, self._loader)
+        except BadInput as error:  # of a worker's, torch makes the message a traceback
+            line = str(error).strip().rsplit("\n", 1)[-1]
+            raise BadInput(line.removeprefix("dogbreed.errors.BadInput: ")) from None
+
+    def _tasks(self, order: np.ndarray, epoch: int, consumed: int) -> Iterator[_Task]:
+        """Of each batch the rows, with what its worker fetches ahead: the workers take turns."""
+        coming = requests(
+            order,
             epoch=epoch,
             consumed=consumed,
             batch_size=self.batch_size,
             rank=self.rank,
             world_size=self.world_size,
         )
-        try:
-            yield from self._loader
-        except BadInput as error:  # of a worker's, torch makes the message a traceback
-            line = str(error).strip().rsplit("\n", 1)[-1]
-            raise BadInput(line.removeprefix("dogbreed.errors.BadInput: ")) from None
+        if not self._ahead:
+            yield from (_Task(request, order[:0], [], 0.0) for request in coming)
+            return
+        plan = self._page_plan()
+        deal = plan.deal(order[consumed:])
+        step = self.batch_size * self.world_size
+        begun: deque[Request | None] = deque()
+        for number, later in enumerate(chain(coming, repeat(None, self._ahead))):
+            begun.append(later)
+            if len(begun) <= self._ahead:
+                continue
+            request = begun.popleft()
+            if request is None:
+                return
+            rows = order[:0] if later is None else later.rows
+            place = number - self._ahead
+            patience = _PATIENCE if place >= self._ahead else _PATIENCE_AT_FIRST
+            yield _Task(request, rows[~plan.covers(rows)], deal((place + 1) * step), patience)
+
+    def _page_plan(self) -> Plan:
+        if self._pages is None:
+            files = self._shards
+            if files is None:
+                files = self._manifest.files_of(self.rows)
+            self._pages = Plan(
+                self._manifest,
+                self.rows,
+                files,
+                window=0 if self._shards is None else self.window,
+                room=0 if self._cache is None else self._cache.max_bytes,
+            )
+        return self._pages

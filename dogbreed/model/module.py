@@ -16,6 +16,9 @@ from dogbreed.model.metrics import Scores, masked_cross_entropy
 from dogbreed.model.optim import learning_rate_scale, parameter_groups
 from dogbreed.model.weights import load_weights
 
+# Metrics in the checkpoint, so that a resumed epoch reports the mean over all of it.
+_OF_THE_RUN = ("train_loss", "train_top1", "skipped")
+
 
 class DogModule(LightningModule):
     """Fine-tunes a timm backbone.
@@ -71,12 +74,10 @@ class DogModule(LightningModule):
         self.register_buffer("class_weights", torch.ones(len(class_names)), persistent=False)
         self.scores = Scores(len(class_names))
         self.results: dict[str, dict[str, float]] = {}
-        # In the checkpoint, so that a resumed epoch reports the mean over all of it.
         self.train_loss, self.train_top1, self.val_loss = MeanMetric(), MeanMetric(), MeanMetric()
-        self.train_loss.persistent(True)
-        self.train_top1.persistent(True)
         self.skipped = SumMetric()
-        self.skipped.persistent(True)
+        for name in _OF_THE_RUN:
+            getattr(self, name).persistent(True)
         self.skipped_in_epoch = 0
         self._resumed = False
 
@@ -153,12 +154,24 @@ class DogModule(LightningModule):
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
         self.samples_seen = batch["samples_seen"]
         n = int(valid.sum())
+        share = self._share(n)
         self.train_loss.update(loss.detach(), n)
         self.train_top1.update((logits.detach().argmax(1) == labels)[valid].float())
         self.log("train/loss_step", loss, prog_bar=True, batch_size=n)
         self.log("samples_seen", float(self.samples_seen), batch_size=n)
         self._count_skipped(batch)
-        return loss
+        return loss * share
+
+    def _share(self, n: int) -> float:
+        """What a loss over `n` rows counts for, when the processes take the mean of theirs.
+
+        At the end of an epoch, or where pictures were skipped, some have fewer rows than others.
+        """
+        if self.trainer.world_size == 1:
+            return 1.0
+        total = torch.tensor(n, device=self.device)
+        torch.distributed.all_reduce(total)
+        return n * self.trainer.world_size / max(int(total), 1)
 
     def _count_skipped(self, batch: Batch) -> None:
         for problem in batch["skipped"]:
@@ -240,6 +253,10 @@ class DogModule(LightningModule):
         checkpoint["validated_at"] = self.validated_at
         checkpoint["weights_used"] = self.weights_used
         checkpoint["data_version"] = data_of(self.trainer).manifest.version
+        for name in _OF_THE_RUN:  # what all processes counted, not the first one alone
+            metric = getattr(self, name)
+            with metric.sync_context():
+                checkpoint["state_dict"] |= metric.state_dict(prefix=f"{name}.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from there."""
@@ -247,3 +264,8 @@ class DogModule(LightningModule):
         self.validated_at = checkpoint["validated_at"]
         self.weights_used = checkpoint["weights_used"]
         self._resumed = True
+        if self.global_rank > 0:  # the first one takes what all had counted
+            state = checkpoint["state_dict"]
+            for key in state:
+                if key.split(".")[0] in _OF_THE_RUN:
+                    state[key] = torch.zeros_like(state[key])

@@ -15,6 +15,7 @@ from dogbreed import storage
 from dogbreed.callbacks.checkpoint import place_loops
 from dogbreed.cli import main
 from dogbreed.runs import Run
+from tests.conftest import TIMES
 from tests.doubles.gcs import FakeGCS
 
 Fit = Callable[..., int]
@@ -68,10 +69,7 @@ def fail_at(samples: int, kill: bool = False) -> list[str]:
 
 def history(run: Run) -> list[dict[str, str]]:
     rows = csv.DictReader(io.StringIO(storage.read(run.path("metrics.csv")).decode()))
-    return [
-        {key: value for key, value in row.items() if key not in {"seconds", "train_images_per_s"}}
-        for row in rows
-    ]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def test_a_run_that_failed_and_was_resumed_scores_as_one_that_was_not(

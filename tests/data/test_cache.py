@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import random
+import resource
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -111,10 +114,85 @@ class TestBound:
         assert not part.exists()
         assert has(cache, 0)
 
+    def test_what_was_left_half_written_an_hour_ago_goes_however_much_room_there_is(
+        self, cache: Cache
+    ) -> None:
+        cache.put(*entry(0))
+        folder = files(cache.folder)[0].parent
+        for name, age in (("old", 4000), ("new", 10)):
+            (folder / f".part-{name}").write_bytes(b"x")
+            os.utime(folder / f".part-{name}", (time.time() - age,) * 2)
+        Cache(cache.folder, cache.max_bytes).put(*entry(1))
+        assert [path.name for path in folder.glob(".part-*")] == [".part-new"]
+        assert has(cache, 0)
+
     def test_an_entry_larger_than_the_bound_is_not_kept(self, tmp_path: Path) -> None:
         cache = Cache(tmp_path, SIZE // 2)
         cache.put(*entry(0))
         assert files(tmp_path) == []
+
+
+def fill_disk_and_put(cache: Cache, *numbers: int) -> None:
+    """Put entries while the kernel limits the size of a file to half of one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, hard))
+    try:
+        for number in numbers:
+            cache.put(*entry(number))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestPieces:
+    def test_a_piece_is_what_lies_there(self, cache: Cache) -> None:
+        name, data = entry(0)
+        cache.put(name, data)
+        assert cache.piece(name) == data
+        assert cache.piece(name, 10, 20) == data[10:30]
+        assert cache.piece(name, SIZE - 5, 20) == data[-5:]
+        assert cache.piece(entry(1)[0], 10, 20) is None
+
+    def test_what_is_removed_is_gone(self, cache: Cache) -> None:
+        cache.put(*entry(0))
+        cache.remove(entry(0)[0])
+        cache.remove(entry(1)[0])
+        assert not cache.has(entry(0)[0])
+
+
+class TestClaims:
+    def test_an_entry_is_claimed_by_one_at_a_time(self, cache: Cache) -> None:
+        other, name = Cache(cache.folder, cache.max_bytes), entry(0)[0]
+        assert not other.claimed(name)
+        claim = cache.claim(name)
+        assert claim is not None
+        assert other.claimed(name)
+        assert other.claim(name) is None
+        assert other.claim(entry(1)[0]) is not None
+        cache.release(name, claim)
+        assert not other.claimed(name)
+        assert other.claim(name) is not None
+
+    def test_the_claim_of_a_killed_process_is_none(self, cache: Cache) -> None:
+        process = multiprocessing.get_context("forkserver").Process(
+            target=claim_and_die, args=(cache.folder, entry(0)[0])
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert len(files(cache.folder)) == 1
+        assert not cache.claimed(entry(0)[0])
+        assert cache.claim(entry(0)[0]) is not None
+
+    def test_a_folder_that_cannot_be_made_has_none(self, tmp_path: Path) -> None:
+        (tmp_path / "cache").write_bytes(b"a file where the folder should be")
+        cache = Cache(tmp_path / "cache", SIZE)
+        assert cache.claim(entry(0)[0]) is None
+        assert not cache.claimed(entry(0)[0])
+
+
+def claim_and_die(folder: Path, name: str) -> None:
+    assert Cache(folder, SIZE).claim(name) is not None
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TestDiskThatCannotBeUsed:
@@ -126,18 +204,25 @@ class TestDiskThatCannotBeUsed:
             assert not has(cache, number)
         assert (tmp_path / "cache").read_bytes() == b"a file where the folder should be"
 
-    def test_a_full_disk_loses_entries_and_leaves_no_parts(self, cache: Cache) -> None:
-        import resource
-
+    def test_a_full_disk_ends_the_writing_with_one_line_and_leaves_no_parts(
+        self, cache: Cache, caplog: pytest.LogCaptureFixture
+    ) -> None:
         cache.put(*entry(0))
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, hard))
-        try:
-            cache.put(*entry(1))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert [has(cache, number) for number in (0, 1)] == [True, False]
+        fill_disk_and_put(cache, 1, 2, 3)
+        cache.put(*entry(4))
+        assert [has(cache, number) for number in range(5)] == [True] + [False] * 4
         assert len(files(cache.folder)) == 1
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"{cache.folder}: ")
+        assert "\n" not in record.getMessage()
+
+    def test_one_that_is_silent_leaves_the_line_to_another(
+        self, cache: Cache, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cache.silent = True
+        fill_disk_and_put(cache, 1)
+        assert not cache.works
+        assert caplog.records == []
 
     def test_entries_that_cannot_be_removed_are_passed_over(self, cache: Cache) -> None:
         """A folder is what not even root can unlink."""

@@ -9,17 +9,27 @@ import numpy as np
 import pytest
 import torch
 
+from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import Batch, PictureDataset
 from dogbreed.data.loader import EpochLoader
 from dogbreed.data.manifest import Manifest
+from dogbreed.data.order import requests
+from dogbreed.data.pages import names
+from dogbreed.data.prepare import prepare
 from dogbreed.data.transforms import Augment
 from dogbreed.errors import BadInput
+from tests.doubles.gcs import FakeGCS
 
 N = 48
 
 
 def loader(
-    root: str, *, augment: bool = True, skip_bad: bool = False, **options: Any
+    root: str,
+    *,
+    augment: bool = True,
+    skip_bad: bool = False,
+    cache: Cache | None = None,
+    **options: Any,
 ) -> EpochLoader:
     data = Manifest.open(root)
     pictures = PictureDataset(
@@ -28,6 +38,7 @@ def loader(
         size=24,
         crop=1.0,
         augment=Augment() if augment else None,
+        cache=cache,
         skip_bad=skip_bad,
     )
     standard = {"batch_size": 10, "shuffle": True, "seed": 3, "window": 4}
@@ -168,7 +179,91 @@ class TestBalance:
         assert len(loader(tiny_dataset, balance=self.LABELS)) == len(loader(tiny_dataset))
 
 
+class TestAhead:
+    """What workers fetch ahead does not show in what comes out."""
+
+    @pytest.fixture
+    def tasks(self, gcs: FakeGCS, bucket: str, tiny_folder: Path, tmp_path: Path) -> EpochLoader:
+        """A loader over a packed data set in a bucket; its workers are never started."""
+        prepare("folder", bucket, str(tiny_folder), shard_size="20kB", splits="1,0,0")
+        data = Manifest.open(bucket)
+        pictures = PictureDataset(
+            data,
+            np.arange(len(data.classes)),
+            size=24,
+            crop=1.0,
+            cache=Cache(tmp_path / "cache", 10**9),
+        )
+        rows = data.rows_of("train")
+        return EpochLoader(pictures, rows, batch_size=10, shuffle=True, seed=3, window=2, workers=2)
+
+    @pytest.mark.parametrize("consumed", [0, 17])
+    def test_requests_are_those_of_the_order(self, tasks: EpochLoader, consumed: int) -> None:
+        order = tasks._order(1)
+        wanted = list(requests(order, epoch=1, consumed=consumed, batch_size=10))
+        got = [task.request for task in tasks._tasks(order, 1, consumed)]
+        assert len(got) == len(wanted)
+        for a, b in zip(got, wanted, strict=True):
+            assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+    def test_each_page_is_dealt_once_and_before_a_batch_needs_it(self, tasks: EpochLoader) -> None:
+        manifest, there = tasks._manifest, set()
+        for task in tasks._tasks(tasks._order(0), 0, 0):
+            dealt = [page.name for page in task.pages]
+            assert not there & set(dealt)
+            there |= set(dealt)
+            assert len(task.next) == 0  # they lie on pages
+            for picture in manifest.ranges(manifest.take(task.request.rows)):
+                assert there >= set(names(picture))
+
+    def test_loose_pictures_are_begun_one_batch_of_the_same_worker_ahead(
+        self, tasks: EpochLoader
+    ) -> None:
+        tasks._cache = None
+        got = list(tasks._tasks(tasks._order(0), 0, 0))
+        for task, later in zip(got, got[2:], strict=False):
+            assert np.array_equal(task.next, later.request.rows)
+        assert [len(task.next) for task in got[-2:]] == [0, 0]
+        assert not any(task.pages for task in got)
+
+    def test_a_data_set_on_this_disk_needs_nothing_ahead(self, tiny_dataset: str) -> None:
+        made = loader(tiny_dataset, workers=2)
+        got = list(made._tasks(made._order(0), 0, 0))
+        assert not any(len(task.next) or task.pages for task in got)
+
+    def test_a_batch_tells_what_it_cost(self, tiny_dataset: str) -> None:
+        batches = list(loader(tiny_dataset))
+        assert sum(batch["cost"]["misses"] for batch in batches) == N
+        assert sum(batch["cost"]["requests"] for batch in batches) == N
+        pictures = Manifest.open(tiny_dataset)
+        assert sum(batch["cost"]["bytes"] for batch in batches) == sum(
+            row["size"] for row in pictures.take(range(N))
+        )
+        assert all(batch["cost"]["decode_seconds"] > 0 for batch in batches)
+
+
 class TestWorkers:
+    def test_batches_from_a_bucket_are_those_from_the_disk(
+        self,
+        gcs: FakeGCS,
+        bucket: str,
+        workers: Callable[..., EpochLoader],
+        tiny_folder: Path,
+        tmp_path: Path,
+    ) -> None:
+        for shard_size in (None, "20kB"):
+            roots = [f"{place}/{shard_size}" for place in (tmp_path, bucket)]
+            for root in roots:
+                prepare(
+                    "folder", root, str(tiny_folder), shard_size=shard_size, splits="1,0,0", seed=1
+                )
+            local, remote = roots
+            options: dict[str, Any] = {"shuffle": True, "window": 2}
+            cached = workers(remote, cache=Cache(tmp_path / "cache", 10**9), **options)
+            for _ in range(2):
+                assert_same(list(cached), list(loader(local, **options)))
+            assert sum(batch["cost"]["misses"] for batch in cached) == 0
+
     def test_batches_are_those_without_workers_epoch_after_epoch(
         self, tiny_dataset: str, workers: Callable[..., EpochLoader]
     ) -> None:
@@ -177,6 +272,13 @@ class TestWorkers:
         without = loader(tiny_dataset, samples_seen=lambda: at)
         for at in (0, N, 2 * N + 20):  # noqa: B007 - the loaders ask for it
             assert_same(list(with_workers), list(without))
+
+    def test_batches_that_are_kept_stay_as_they_are(
+        self, tiny_dataset: str, workers: Callable[..., EpochLoader]
+    ) -> None:
+        kept = list(workers(batch_size=4))  # more of them than a worker has room for
+        assert_same(kept, list(loader(tiny_dataset, batch_size=4)))
+        assert all(b["image"].is_contiguous(memory_format=torch.channels_last) for b in kept)
 
     def test_an_epoch_broken_off_does_not_show_in_the_next(
         self, tiny_dataset: str, workers: Callable[..., EpochLoader]
