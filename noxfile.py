@@ -54,6 +54,6 @@ def soak(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Benchmarks: `nox -s bench -- walk --photos DIR …`; without a name, that of the sample."""
-    _install(session, "test")
+    _install(session, "test", "bench")
     for name in session.posargs[:1] or ["sample"]:
         session.run("python", "-m", f"tests.benchmarks.{name}", *session.posargs[1:])

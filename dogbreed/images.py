@@ -132,11 +132,6 @@ def decode(data: bytes) -> Image.Image:
     return _rgb(open_image(data))
 
 
-def check(data: bytes) -> tuple[int, int]:
-    """Decode every pixel once; the upright (width, height) in pixels. Raises BadImage."""
-    return decode(data).size
-
-
 def cut(data: bytes, box: tuple[int, int, int, int]) -> bytes:
     """A part of a picture as a JPEG of its own.
 
@@ -223,7 +218,7 @@ def _pixels(data: bytes, image: Image.Image, shrink: float) -> np.ndarray:
                 turn = _TURNS.get(_orientation(image))  # type: ignore[call-overload]
                 return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
         except ValueError:
-            pass  # damaged; whether too much so is for Pillow to say, as in `check`
+            pass  # damaged; whether too much so is for Pillow to say, as in `decode`
     if part > 1:
         image.draft(None, (image.width // part, image.height // part))
     return np.array(_rgb(image))

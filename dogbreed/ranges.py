@@ -128,11 +128,25 @@ def read_ranges(ranges: Sequence[Range]) -> list[Piece]:
             results.update(dict.fromkeys(span.ranges, error))
     for fs, of_fs in spans.items():
         if isinstance(fs, AsyncFileSystem):
-            results.update(sync(fs.loop, _read_all, fs, of_fs))
+            results.update(sync(fs.loop, _read_spans, fs, of_fs))
         else:
             for span in of_fs:
                 results.update(_read_span(fs, span))
     return [results[place] for place in range(len(ranges))]
+
+
+def read_all(ranges: Sequence[Range]) -> list[bytes]:
+    """As `read_ranges`, for those that cannot do without a single one.
+
+    Raises:
+        StorageError: why the first one that is missing cannot be had.
+    """
+    found: list[bytes] = []
+    for data in read_ranges(ranges):
+        if isinstance(data, StorageError):
+            raise data
+        found.append(data)
+    return found
 
 
 def read_pictures(ranges: Sequence[Range]) -> list[Piece | images.BadImage]:
@@ -158,7 +172,7 @@ def _alone(span: _Span, but: Iterable[int]) -> list[_Span]:
     return [_Span({place: here}) for place, here in span.ranges.items() if place not in set(but)]
 
 
-async def _read_all(fs: AsyncFileSystem, spans: list[_Span]) -> dict[int, Piece]:
+async def _read_spans(fs: AsyncFileSystem, spans: list[_Span]) -> dict[int, Piece]:
     gate = asyncio.Semaphore(IN_FLIGHT)
 
     async def ask(span: _Span) -> dict[int, bytes]:

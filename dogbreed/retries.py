@@ -71,7 +71,8 @@ def explain(url: str, error: BaseException) -> StorageError:
     return StorageError(f"{url}: {kind}{text[:200]}")
 
 
-def _pause(attempt: int) -> float:
+def pause(attempt: int) -> float:
+    """Seconds to wait after a failure; `attempt` counts from 0."""
     return float(min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1))
 
 
@@ -87,7 +88,7 @@ def retry(url: str, call: Callable[[], T]) -> T:
         except Exception as error:  # gcsfs raises aiohttp's, requests' and google's own kinds
             if _permanent(error) or attempt == ATTEMPTS - 1:
                 raise explain(url, error) from error
-            time.sleep(_pause(attempt))
+            time.sleep(pause(attempt))
     raise AssertionError("unreachable")
 
 
@@ -109,5 +110,5 @@ async def retry_async(url: str, call: Callable[[], Any], *, size: int) -> Any:
             last = attempt == ATTEMPTS - 1 or time.monotonic() > end
             if last or _permanent(error):
                 raise explain(url, error) from error
-            await asyncio.sleep(_pause(attempt))
+            await asyncio.sleep(pause(attempt))
     raise AssertionError("unreachable")

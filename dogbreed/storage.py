@@ -186,15 +186,20 @@ def download(url: str, path: str | Path) -> None:
 
 def folders(url: str) -> list[str]:
     """URLs of the folders right below `url`, sorted; empty if there is no such folder."""
-    return [child for child, kind in _listing(url) if kind == "directory"]
+    return [child for child, kind, _ in _listing(url) if kind == "directory"]
 
 
-def files(url: str) -> list[str]:
-    """URLs of the files right in the folder `url`, sorted; empty if there is no such folder."""
-    return [child for child, kind in _listing(url) if kind == "file"]
+def files(url: str) -> dict[str, int]:
+    """URLs of the files right in the folder `url`, sorted, and their sizes in bytes.
+
+    Hidden ones are left out. Empty if there is no such folder.
+    """
+    there = {child: size for child, kind, size in _listing(url) if kind == "file"}
+    return {child: n for child, n in there.items() if not child.rsplit("/", 1)[-1].startswith(".")}
 
 
-def _listing(url: str) -> list[tuple[str, str]]:
+def _listing(url: str) -> list[tuple[str, str, int]]:
+    """What lies right in a folder: its URL, kind and size in bytes."""
     fs, path = filesystem(url)
     try:
         entries = retry(url, lambda: fs.ls(path, detail=True))
@@ -202,8 +207,10 @@ def _listing(url: str) -> list[tuple[str, str]]:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
         raise
-    names = ((entry["name"].rstrip("/").rsplit("/", 1)[-1], entry["type"]) for entry in entries)
-    return sorted((join(normal(url), name), kind) for name, kind in names)
+    return sorted(
+        (join(normal(url), e["name"].rstrip("/").rsplit("/", 1)[-1]), e["type"], e["size"] or 0)
+        for e in entries
+    )
 
 
 def find(url: str) -> list[tuple[str, int]]:

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from dogbreed import storage
-from dogbreed.errors import BadInput, nearest
+from dogbreed.errors import BadInput, named, nearest
 
 FORM_FILE = "submission.json"  # {"columns": [breed, …], "ids": [id, …]}
 SMALLEST = 1e-15  # where the score, a log-loss, clips
-_NAMED = 5  # pictures that a line on stderr names
 
 
 def read_form(root: str) -> tuple[list[str], list[str]] | None:
@@ -75,7 +74,7 @@ class Submission:
         if dropped := [name for name in class_names if name not in wanted]:
             print(
                 f"{len(dropped):,} of the model's breeds are no columns of the submission and"
-                f" dropped, the others made to sum to 1: {_some(dropped)}",
+                f" dropped, the others made to sum to 1: {named(dropped)}",
                 file=sys.stderr,
             )
         self._columns, self._ids = columns, ids
@@ -111,7 +110,7 @@ class Submission:
         if extra := [name for name in there if name not in made]:
             print(
                 f"{len(extra):,} pictures of the split are no rows of the submission and left out:"
-                f" {_some(extra)}",
+                f" {named(extra)}",
                 file=sys.stderr,
             )
         return made
@@ -153,12 +152,7 @@ class Submission:
             about += f", {len(uniform):,} of them without an answer"
             print(
                 f"{len(uniform):,} of {len(self._ids):,} rows have no answer and are uniform,"
-                f" 1/{len(self._columns)} each: {_some(uniform)}",
+                f" 1/{len(self._columns)} each: {named(uniform)}",
                 file=sys.stderr,
             )
         return text.getvalue(), about
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few of the names."""
-    return ", ".join(names[:_NAMED]) + (", …" if names[_NAMED:] else "")

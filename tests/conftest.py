@@ -31,6 +31,20 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+RUN_FILES = {
+    "run.json",
+    "config.yaml",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "metrics.csv",
+    "metrics.json",
+    "curves.png",
+    "model/model.json",
+    "model/weights.safetensors",
+    "model/README.md",
+}
+"""What a finished fit leaves in its run directory."""
+
 TIMES = {"seconds", "train_images_per_s", "waiting", "cache_hits", "fetched_mb"}
 """Columns of metrics.csv that no two runs have in common."""
 

@@ -29,7 +29,7 @@ from dogbreed.data.manifest import Manifest
 from dogbreed.model.module import DogModule
 from dogbreed.model.optim import learning_rate_scale
 from dogbreed.runs import Run
-from tests.conftest import TIMES
+from tests.conftest import RUN_FILES, TIMES
 from tests.doubles.gcs import FakeGCS
 
 pytestmark = pytest.mark.e2e
@@ -37,18 +37,6 @@ pytestmark = pytest.mark.e2e
 DEADLINE = 240.0  # seconds that nothing here takes
 MARK = "DOGBREED_TEST_MARK"  # in the environment of every process that a test starts
 EPOCHS, LR = 3, 1e-3
-RUN_FILES = {
-    "run.json",
-    "config.yaml",
-    "checkpoints/best.ckpt",
-    "checkpoints/last.ckpt",
-    "metrics.csv",
-    "metrics.json",
-    "curves.png",
-    "model/model.json",
-    "model/weights.safetensors",
-    "model/README.md",
-}
 
 
 class Recorder(Callback):
@@ -208,8 +196,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def history(run: Run) -> list[dict[str, float]]:
     """The rows of metrics.csv without the columns that the clock fills."""
     rows = csv.DictReader(io.StringIO(storage.read(run.path("metrics.csv")).decode()))
-    skip = TIMES
-    return [{k: float(v) for k, v in row.items() if k not in skip} for row in rows]
+    return [{k: float(v) for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 def epochs(lines: list[dict[str, Any]], size: int) -> list[list[tuple[int, int]]]:

@@ -152,7 +152,7 @@ class TestOrientation:
         upright = smooth_picture(80, 48)
         options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
         data = encoded(STORED[orientation](upright), format, exif=exif(orientation), **options)
-        assert images.check(data) == (80, 48)
+        assert images.decode(data).size == (80, 48)
         seen: list[tuple[int, int]] = []
 
         def left_half(width: int, height: int) -> images.Box:
@@ -175,7 +175,7 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", [0, 9, 65535])
     def test_an_orientation_that_does_not_exist_is_ignored(self, orientation: int) -> None:
         data = encoded(smooth_picture(80, 48), "PNG", exif=exif(orientation))
-        assert images.check(data) == (80, 48)
+        assert images.decode(data).size == (80, 48)
         got = images.picture(data, 48, centre_box)
         wanted = smooth_picture(80, 48).crop((16, 0, 64, 48))
         assert difference(got, wanted) == 0
@@ -184,7 +184,7 @@ class TestOrientation:
     @pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning")
     def test_a_damaged_exif_block_leaves_the_picture_as_it_is_stored(self, block: bytes) -> None:
         data = encoded(smooth_picture(80, 48), "JPEG", quality=95, exif=block)
-        assert images.check(data) == (80, 48)
+        assert images.decode(data).size == (80, 48)
         assert difference(native(data, 48), smooth_picture(80, 48).resize((48, 48))) <= 3
 
     def test_an_orientation_that_is_no_number_is_ignored(self) -> None:
@@ -192,7 +192,7 @@ class TestOrientation:
             b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI4s", ORIENTATION, 2, 4, b"top\0") + bytes(4)
         )
         data = encoded(smooth_picture(80, 48), "JPEG", quality=95, exif=b"Exif\0\0" + tiff)
-        assert images.check(data) == (80, 48)
+        assert images.decode(data).size == (80, 48)
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -237,23 +237,23 @@ class TestBadFiles:
     @pytest.mark.parametrize("name", list(BAD))
     def test_what_is_no_usable_picture_is_refused_with_the_reason(self, name: str) -> None:
         data, reason = BAD[name]
-        for action in (images.check, lambda data: images.picture(data, 32, centre_box)):
+        for action in (images.decode, lambda data: images.picture(data, 32, centre_box)):
             with pytest.raises(BadImage, match=reason) as caught:
                 action(data)
             assert "\n" not in str(caught.value)
 
     def test_the_limits_themselves_are_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert images.check(picture_file(16, 16)) == (16, 16)
+        assert images.decode(picture_file(16, 16)).size == (16, 16)
         monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48)
         monkeypatch.setattr(images, "MAX_BYTES", len(picture_file()))
-        assert images.check(picture_file()) == (64, 48)
+        assert images.decode(picture_file()).size == (64, 48)
         with pytest.raises(BadImage, match="65x48: more than 3,072 pixels"):
-            images.check(picture_file(65, 48, quality=20))
+            images.decode(picture_file(65, 48, quality=20))
 
     def test_a_huge_file_is_refused_by_its_size(self) -> None:
         data = picture_file() + bytes(images.MAX_BYTES)
         with pytest.raises(BadImage, match="file of 67,"):
-            images.check(data)
+            images.decode(data)
 
     @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "palette PNG"])
     @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own words about such files
@@ -515,7 +515,7 @@ def test_a_damaged_exif_block_never_escapes_as_another_error() -> None:
             mutant[place] = rng.integers(256)
         with warnings.catch_warnings(), contextlib.suppress(images.BadImage):
             warnings.simplefilter("ignore", UserWarning)  # Pillow's own remarks on the damage
-            images.check(bytes(mutant))
+            images.decode(bytes(mutant))
 
 
 Box = tuple[int, int, int, int]

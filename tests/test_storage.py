@@ -201,20 +201,20 @@ class TestRemove:
         storage.remove(urls)
         assert gcs.counts["error"] > 0
         gcs.reset()
-        assert storage.files(bucket) == []
+        assert storage.files(bucket) == {}
 
 
 class TestListing:
     def test_files_are_those_right_below(self, root: str) -> None:
         names = ["b", "a b+%#[1]", ".hidden", "c/1", "c/d/2"]
         storage.write_many({storage.join(root, n): b"x" for n in names})
-        assert storage.files(root) == [storage.join(root, n) for n in sorted(names[:3])]
+        assert list(storage.files(root)) == [storage.join(root, n) for n in sorted(names[:2])]
         assert storage.files(root + "/") == storage.files(root)
-        assert storage.files(storage.join(root, "c")) == [storage.join(root, "c/1")]
+        assert list(storage.files(storage.join(root, "c"))) == [storage.join(root, "c/1")]
 
     def test_a_missing_folder_has_no_files(self, root: str) -> None:
         storage.write(storage.join(root, "other/file"), b"x")
-        assert storage.files(storage.join(root, "none")) == []
+        assert storage.files(storage.join(root, "none")) == {}
 
 
 class TestSweep:
@@ -249,7 +249,7 @@ class TestSweep:
     def test_elsewhere_than_on_a_disk_nothing_happens(self, bucket: str) -> None:
         storage.write(f"{bucket}/.part-1", b"x")
         storage.sweep(bucket)
-        assert storage.files(bucket) == [f"{bucket}/.part-1"]
+        assert storage.exists(f"{bucket}/.part-1")
 
 
 class TestNames:

@@ -22,21 +22,9 @@ from dogbreed.cli import main
 from dogbreed.data import manifest
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.runs import Run
-from tests.conftest import TIMES
+from tests.conftest import RUN_FILES, TIMES
 from tests.doubles.gcs import FakeGCS
 
-RUN_FILES = {
-    "run.json",
-    "config.yaml",
-    "checkpoints/best.ckpt",
-    "checkpoints/last.ckpt",
-    "metrics.csv",
-    "metrics.json",
-    "curves.png",
-    "model/model.json",
-    "model/weights.safetensors",
-    "model/README.md",
-}
 SCORES = {"top1", "top5", "log_loss", "macro_f1", "n"}
 LOGGERS = "lightning.pytorch.loggers"
 

@@ -36,7 +36,7 @@ class History(Callback):
     def __init__(self, run: Run, checkpoints: Checkpoints, throughput: Throughput) -> None:
         self.run, self.checkpoints, self.throughput = run, checkpoints, throughput
         self.rows: list[dict[str, Any]] = []
-        self._since, self._samples = 0.0, 0
+        self._since = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the rows of a resumed run, up to where its checkpoint stands."""
@@ -48,12 +48,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        assert isinstance(pl_module, DogModule)
-        self._since, self._samples = time.monotonic(), pl_module.samples_seen
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock of training."""
-        self._trained = time.monotonic() - self._since
+        self._since = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a row."""
@@ -64,7 +59,7 @@ class History(Callback):
         if not trainer.is_global_zero:
             return
         spent = self.throughput.epoch
-        rate = (pl_module.samples_seen - self._samples) / max(self._trained, 1e-9)
+        rate = spent.images_per_s * trainer.world_size
         val = pl_module.results["val"] | {"loss": float(trainer.callback_metrics["val/loss"])}
         epoch = (pl_module.samples_seen - 1) // data_of(trainer).train_size
         row: dict[str, Any] = {

@@ -12,9 +12,8 @@ from dogbreed import storage
 from dogbreed.data import manifest
 from dogbreed.data.duplicates import HASH_BYTES, groups_of
 from dogbreed.data.manifest import SPLITS, Manifest
-from dogbreed.data.sources import named
 from dogbreed.data.work import Shares, split_of
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, named
 
 MIN_PER_CLASS = 3
 
@@ -168,17 +167,19 @@ def _same(table: pa.Table, key: str, what: str) -> dict[str, str]:
     return {key: " = ".join(rows) for key, rows in lines.items()}
 
 
-def enough(breeds: pa.ChunkedArray, readable: str = "") -> list[str]:
+def enough(*columns: pa.ChunkedArray, readable: str = "") -> list[str]:
     """The breeds' names, sorted, if there are at least two, each with `MIN_PER_CLASS` pictures.
 
     Args:
-        breeds: one entry a picture; empty for one without a label.
+        columns: breeds, one entry a picture; empty for one without a label.
         readable: a word for the message, followed by a space.
 
     Raises:
         BadInput: there are not; names the breeds.
     """
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(breeds).to_pylist()}
+    counts: collections.Counter[str] = collections.Counter()
+    for breeds in columns:
+        counts.update({row["values"]: row["counts"] for row in pc.value_counts(breeds).to_pylist()})
     counts.pop("", None)
     few = [f"{breed} ({n})" for breed, n in sorted(counts.items()) if n < MIN_PER_CLASS]
     if few:

@@ -20,10 +20,10 @@ from dogbreed.data import assemble, engines, manifest
 from dogbreed.data.contact_sheet import contact_sheet
 from dogbreed.data.duplicates_sheet import duplicates_csv, duplicates_sheet
 from dogbreed.data.manifest import Manifest
-from dogbreed.data.parts import FOLDER, clean, do
-from dogbreed.data.sources import Source, named
+from dogbreed.data.parts import FOLDER, clean, finish_units
+from dogbreed.data.sources import Source
 from dogbreed.data.work import Recipe, Shares
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, named
 from dogbreed.submission import FORM_FILE
 
 REJECTS_FILE = "rejects.csv"
@@ -65,9 +65,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
     there = _there(out, options)
     before = assemble.rows_before(there) if there else None
     listed = _new(source.table, there, before, options)
-    old_breeds = [before.column("breed")] if before is not None else []
-    found_breeds = [listed.column("breed").cast(pa.string()), *old_breeds]
-    assemble.enough(pa.chunked_array([c for of in found_breeds for c in of.chunks], pa.string()))
+    assemble.enough(*(t.column("breed") for t in (before, listed) if t is not None))
     away = _away(out, options.pictures)
     # Parts say what lies in one place, so each place has its own.
     place = storage.digest_of(away.encode())[:16] if away else "here"
@@ -81,7 +79,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
     )
     engine = engines.on_ray if options.engine == "ray" else engines.local
     workers = options.workers or engines.cores()
-    parts = do(listed, recipe, engine, workers, name=f"prepare {name}")
+    parts = finish_units(listed, recipe, engine, workers, name=f"prepare {name}")
     new = assemble.rows_of(parts, listed, away)
     new = new._replace(rejects=source.rejects | new.rejects)
     del parts, listed
@@ -92,7 +90,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
             raise BadInput(
                 f"no readable picture found; what was wrong stands in {out}/{REJECTS_FILE}"
             )
-        names = assemble.enough(table.column("breed"), "readable ")
+        names = assemble.enough(table.column("breed"), readable="readable ")
     except BadInput:
         if there is None:  # a data set that is there stays as it is
             _write_rejects(out, before, new)

@@ -6,9 +6,9 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dogbreed import breeds, images, storage
+from dogbreed import breeds, images
 from dogbreed.data.manifest import SPLITS, Manifest
-from dogbreed.ranges import read_ranges
+from dogbreed.ranges import read_all
 
 SIDE = 72  # pixels of a thumbnail
 EACH = 6  # thumbnails a breed
@@ -60,10 +60,8 @@ def contact_sheet(data: Manifest) -> bytes:
         shown = np.flatnonzero(labels == number)
         shown = shown[np.linspace(0, len(shown) - 1, min(EACH, len(shown))).astype(int)]
         draw.text((left, top), f"{breeds.title(name)} ({counts[number].sum():,})", "black", font)
-        fetched = read_ranges(data.ranges(data.take(shown)))
+        fetched = read_all(data.ranges(data.take(shown)))
         for place, picture in enumerate(fetched):
-            if isinstance(picture, storage.StorageError):
-                raise picture
             thumb = images.thumbnail(picture, SIDE - 2)
             sheet.paste(thumb, (left + place * SIDE, top + LABEL))
         x = float(left)

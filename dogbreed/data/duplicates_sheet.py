@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 from pyarrow.csv import WriteOptions, write_csv
 
-from dogbreed import breeds, images, storage
+from dogbreed import breeds, images
 from dogbreed.data.contact_sheet import COLOURS
 from dogbreed.data.manifest import SPLITS, Manifest
-from dogbreed.ranges import read_ranges
+from dogbreed.ranges import read_all
 
 DRAWN = 60  # groups in the picture of them
 EACH = 8  # pictures of a group there
@@ -83,9 +83,7 @@ def duplicates_sheet(data: Manifest) -> bytes | None:
         box = (left - 5, top, left + min(EACH, len(group)) * _CELL - 3, top + _HEIGHT - 9)
         draw.rectangle(box, None, _RED if wrong else "#cccccc", 2 if wrong else 1)
         draw.text((left, top + 4), text, _RED if wrong else "black", font)
-        for place, picture in enumerate(read_ranges(data.ranges(group[:EACH]))):
-            if isinstance(picture, storage.StorageError):
-                raise picture
+        for place, picture in enumerate(read_all(data.ranges(group[:EACH]))):
             row, x, y = group[place], left + place * _CELL, top + 20
             draw.rectangle((x, y, x + _CELL - 9, y + _CELL - 9), COLOURS[row["split"]])
             sheet.paste(images.thumbnail(picture, _CELL - 14), (x + 3, y + 3))

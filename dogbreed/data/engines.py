@@ -114,7 +114,7 @@ def on_ray(units: Iterable[pa.Table], recipe: Recipe, workers: int) -> Iterator[
     try:
         import ray.data
     except ImportError:
-        raise BadInput("--engine ray needs Ray: pip install 'dogbreed[ray]'") from None
+        raise BadInput("--engine ray needs Ray: pip install 'ray[data]'") from None
     started = not ray.is_initialized()
     if started:
         options = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}

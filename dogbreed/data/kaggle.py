@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dogbreed import images
-from dogbreed.data.listing import Item, listing
-from dogbreed.data.sources import Source, named
+from dogbreed.data.listing import Item, items_of, listing
+from dogbreed.data.sources import Source, refuse
 from dogbreed.data.trees import Member, content, members
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, named
 
 ADDRESS = "https://www.kaggle.com/api/v1/competitions/data/download-all/dog-breed-identification"
 _LABELS, _SAMPLE = "labels.csv", "sample_submission.csv"
@@ -32,8 +32,19 @@ def from_kaggle(path: str) -> Source:
         BadInput: no such file or folder, no labels.csv, or labels and pictures that do not fit
             together; the message names rows.
     """
-    tables = (_LABELS, _SAMPLE)
-    small = {m.name: m for m in members(path) if m.name.rsplit("/", 1)[-1] in tables}
+    small: dict[str, Member] = {}
+    others: list[str] = []
+
+    def files() -> Iterator[Item]:
+        for member in members(path):
+            if member.name.rsplit("/", 1)[-1] in {_LABELS, _SAMPLE}:
+                small[member.name] = member
+            elif images.is_picture_name(member.name):
+                yield Item(member.name, "", "", **member.place())
+            else:
+                others.append(member.name)
+
+    found = listing(files(), path)  # the labels may come after the pictures
     top = min((name for name in small if name.endswith(_LABELS)), key=len, default=None)
     if top is None:
         raise BadInput(
@@ -42,24 +53,23 @@ def from_kaggle(path: str) -> Source:
     base = top.removesuffix(_LABELS)
     labels, numbers = _labels(small[top], path)
     unlabelled: list[str] = []
-    rejects: dict[str, str] = {}
+    inside = (f"{base}train/", f"{base}test/")
+    rejects = {name: "not named like a picture" for name in others if name.startswith(inside)}
 
     def pictures() -> Iterator[Item]:
-        for member in members(path):
-            folder, _, file = member.name.removeprefix(base).rpartition("/")
-            if not member.name.startswith(base) or folder not in {"train", "test"}:
+        for item in items_of(found):
+            folder, _, file = item.id.removeprefix(base).rpartition("/")
+            if not item.id.startswith(base) or folder not in {"train", "test"}:
                 continue
             name = file.rsplit(".", 1)[0]
-            if not images.is_picture_name(file):
-                rejects[member.name] = "not named like a picture"
-            elif images.is_picture_name(name):
-                rejects[member.name] = "has two suffixes"
+            if images.is_picture_name(name):
+                rejects[item.id] = "has two suffixes"
             elif folder == "test":
-                yield Item(name, "", "unlabelled", **member.place())
+                yield item._replace(id=name, split="unlabelled")
             elif name in labels:
-                yield Item(name, labels[name], "", **member.place())
+                yield item._replace(id=name, breed=labels[name])
             else:
-                unlabelled.append(member.name)
+                unlabelled.append(item.id)
 
     table = listing(pictures(), path)
     ids = table.column("id")
@@ -70,16 +80,13 @@ def from_kaggle(path: str) -> Source:
         for name, k, is_here in zip(labels, numbers, here, strict=True)
         if not is_here
     ]
-    problems = [
-        f"{len(rows):,} {what}: {named(rows)}"
-        for what, rows in (
-            (f"rows of {_LABELS} without a picture in train/", missing),
-            (f"pictures without a row in {_LABELS}", unlabelled),
-        )
-        if rows
-    ]
-    if problems:
-        raise BadInput(f"{path}: {'; '.join(problems)}")
+    refuse(
+        path,
+        {
+            f"rows of {_LABELS} without a picture in train/": missing,
+            f"pictures without a row in {_LABELS}": unlabelled,
+        },
+    )
     wanted = small.get(base + _SAMPLE)
     submission = _submission(wanted, path) if wanted else None
     if submission and (odd := sorted(set(submission["columns"]) ^ set(labels.values()))):

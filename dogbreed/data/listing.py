@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, named
 
 _CHUNK = 8192
 
@@ -69,8 +69,7 @@ def listing(items: Iterable[Item], place: str = "the source") -> pa.Table:
     ids = table.column("id")
     twice = pc.unique(ids[1:].filter(pc.equal(ids[1:], ids[:-1]))).to_pylist()
     if twice:
-        names = ", ".join(twice[:5])
-        raise BadInput(f"{place}: {len(twice):,} names stand for several pictures: {names}")
+        raise BadInput(f"{place}: {len(twice):,} names stand for several pictures: {named(twice)}")
     return table
 
 

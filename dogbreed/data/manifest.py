@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dogbreed import storage
+from dogbreed.data.parquet import to_parquet
 from dogbreed.errors import BadInput
 from dogbreed.ranges import Range
 
@@ -116,24 +117,6 @@ def _counts(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, int]]:
         breed = names[row["label"]] if row["label"] >= 0 else ""
         counts[row["split"]][breed] = row["count_all"]
     return {split: of_split for split, of_split in counts.items() if of_split}
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file with checksums."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=_CHUNK, compression="zstd", write_page_checksum=True)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def from_parquet(data: bytes) -> pa.Table:
-    """The table in a Parquet file.
-
-    Raises:
-        ArrowException, OSError: it is damaged.
-    """
-    # A thread of Arrow's that lets go of Python's bytes when Python has ended aborts the process.
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    return file.read(use_threads=False)
 
 
 def cache_home() -> Path:
@@ -292,7 +275,7 @@ def _bring(root: str, digest: str, path: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
             parquet = pq.ParquetFile(pa.BufferReader(data))
-            for batch in parquet.iter_batches(_CHUNK, use_threads=False):  # see from_parquet
+            for batch in parquet.iter_batches(_CHUNK, use_threads=False):  # see parquet.py
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 columns["split"] = pc.index_in(columns["split"], pa.array(SPLITS)).cast("int8")
                 columns.setdefault("phash", pa.nulls(len(batch), pa.binary()))  # schema 1

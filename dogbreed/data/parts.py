@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from dogbreed import storage
-from dogbreed.data import manifest
 from dogbreed.data.manifest import Manifest
+from dogbreed.data.parquet import from_parquet, to_parquet
 from dogbreed.data.work import FOLDERS, PART, Recipe, name_of, part_url, units, uris_of
-from dogbreed.ranges import Range, read_ranges
+from dogbreed.ranges import Range, read_all
 
 FOLDER = ".parts"
 _PLAN = "plan-"  # begins a plan's name
@@ -23,7 +23,7 @@ _AT_ONCE = 64  # parts read together
 Engine = Callable[[Iterable[pa.Table], Recipe, int], Iterator[pa.Table]]
 
 
-def do(
+def finish_units(
     listed: pa.Table, recipe: Recipe, engine: Engine, workers: int, *, name: str
 ) -> list[pa.Table]:
     """Do the units that nobody has done yet.
@@ -42,12 +42,12 @@ def do(
         BadInput: of a unit.
     """
     wanted = [part_url(name_of(unit, recipe), recipe) for unit in units(listed, recipe)]
-    there = _sizes(recipe.parts)
+    there = storage.files(recipe.parts)
     done = _read({url: there[url] for url in wanted if url in there})
     todo = len(wanted) - len(done)
     if todo and not recipe.shared:
         plan = pa.table({"uri": pa.array(uris_of(listed, recipe), pa.string())})
-        data = manifest.to_parquet(plan)
+        data = to_parquet(plan)
         storage.write(storage.join(recipe.parts, _PLAN + storage.digest_of(data)[:16]), data)
     # Of another listing: what is written now may replace what these tell of.
     storage.remove([url for url in there if url not in done and not _is_plan(url)])
@@ -72,7 +72,7 @@ def clean(data: Manifest) -> None:
     """
     there: dict[str, int] = {}
     for folder in storage.folders(storage.join(data.root, FOLDER)):
-        there |= _sizes(folder)
+        there |= storage.files(folder)
     for plan in _read({url: size for url, size in there.items() if _is_plan(url)}).values():
         planned = plan.column("uri")
         needed = pc.is_in(planned, data.table.column("uri").combine_chunks())
@@ -88,26 +88,14 @@ def _is_plan(url: str) -> bool:
     return url.rsplit("/", 1)[-1].startswith(_PLAN)
 
 
-def _sizes(folder: str) -> dict[str, int]:
-    """The files in a folder with their sizes in bytes; none if there is no such folder."""
-    try:
-        return {storage.join(folder, name): size for name, size in storage.find(folder)}
-    except storage.StorageError as error:
-        if error.__cause__ is None or isinstance(error.__cause__, FileNotFoundError):
-            return {}
-        raise
-
-
 def _read(files: dict[str, int]) -> dict[str, pa.Table]:
     """Tables by their URLs, many read at once; a damaged one counts as not there."""
     tables, urls = {}, list(files)
     for start in range(0, len(urls), _AT_ONCE):
         some = urls[start : start + _AT_ONCE]
-        for url, data in zip(some, read_ranges([Range(u, 0, files[u]) for u in some]), strict=True):
-            if isinstance(data, storage.StorageError):
-                raise data
+        for url, data in zip(some, read_all([Range(u, 0, files[u]) for u in some]), strict=True):
             try:
-                tables[url] = manifest.from_parquet(data)
+                tables[url] = from_parquet(data)
             except (pa.ArrowException, OSError):
                 print(f"{url}: damaged, its pictures are written again")
     return tables

@@ -10,7 +10,7 @@ from dogbreed import images, storage
 from dogbreed.data import sample
 from dogbreed.data.listing import Item, items_of, listing
 from dogbreed.data.trees import is_archive, members
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, named
 
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -35,10 +35,18 @@ class Source:
     """Columns and ids of the table that a competition wants back."""
 
 
-def named(rows: list[str], limit: int = 5) -> str:
-    """The first few of many names, for a message."""
-    more = f" and {len(rows) - limit:,} more" if len(rows) > limit else ""
-    return ", ".join(rows[:limit]) + more
+def refuse(path: str, problems: dict[str, list[str]]) -> None:
+    """See that nothing is wrong with a source.
+
+    Args:
+        path: of the source.
+        problems: what is wrong -> the names of those it is wrong with.
+
+    Raises:
+        BadInput: something is; names the first few.
+    """
+    if lines := [f"{len(r):,} {what}: {named(r)}" for what, r in problems.items() if r]:
+        raise BadInput(f"{path}: {'; '.join(lines)}")
 
 
 def from_sample(per_class: int, seed: int) -> Source:

@@ -13,10 +13,10 @@ from scipy.io import loadmat
 from dogbreed import breeds, images, storage
 from dogbreed.data.fetch import fetch
 from dogbreed.data.listing import Item, listing
-from dogbreed.data.sources import Source, named
+from dogbreed.data.sources import Source, refuse
 from dogbreed.data.trees import Member, content, members
-from dogbreed.errors import BadInput
-from dogbreed.ranges import Range, read_ranges
+from dogbreed.errors import BadInput, named
+from dogbreed.ranges import Range, read_all
 
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 # Size in bytes and SHA-256 as TensorFlow Datasets recorded them (url_checksums/stanford_dogs.txt).
@@ -100,17 +100,14 @@ def from_stanford(path: str, *, crop: bool) -> Source:
 
     table = listing(pictures(), path)
     missing = [name for name in lists if name not in seen]
-    problems = [
-        f"{len(rows):,} {what}: {named(rows)}"
-        for what, rows in (
-            ("listed pictures are missing", missing),
-            ("pictures stand in neither list", unlisted),
-            ("pictures have no annotated box", bare),
-        )
-        if rows
-    ]
-    if problems:
-        raise BadInput(f"{path}: {'; '.join(problems)}")
+    refuse(
+        path,
+        {
+            "listed pictures are missing": missing,
+            "pictures stand in neither list": unlisted,
+            "pictures have no annotated box": bare,
+        },
+    )
     return Source(table, rejects, has_test=True)
 
 
@@ -169,9 +166,7 @@ def _boxes(path: str) -> dict[str, tuple[int, int, int, int]]:
 
     def read() -> None:
         places = [Range(m.url, m.offset, m.stored) for m in chunk]
-        for member, data in zip(chunk, read_ranges(places), strict=True):
-            if isinstance(data, storage.StorageError):
-                raise data
+        for member, data in zip(chunk, read_all(places), strict=True):
             if found := _BOX.search(data):
                 left, top, right, bottom = map(int, found.groups())
                 boxes[member.name.rsplit("/", 1)[-1]] = (left, top, right, bottom)

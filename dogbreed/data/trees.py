@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dogbreed import images, storage
 from dogbreed.errors import BadInput
-from dogbreed.ranges import Range, read_ranges, whole
+from dogbreed.ranges import Range, read_all, read_ranges, whole
 
 _BLOCK = 8 * 2**20  # bytes read at once from an archive in a bucket while it is listed
 _LOCAL_BLOCK = 2**16  # and from one on a disk
@@ -106,9 +106,7 @@ class _File(io.RawIOBase):
         size = min(len(buffer), self._whole.size - self._at)
         if size <= 0:
             return 0
-        (data,) = read_ranges([Range(self._whole.url, self._at, size)])
-        if isinstance(data, storage.StorageError):
-            raise data
+        (data,) = read_all([Range(self._whole.url, self._at, size)])
         buffer[:size] = data
         self._at += size
         return size

@@ -19,7 +19,7 @@ from dogbreed import images, storage
 from dogbreed.data import sample
 from dogbreed.data.duplicates import perceptual_hash
 from dogbreed.data.listing import Item, items_of
-from dogbreed.data.manifest import to_parquet
+from dogbreed.data.parquet import to_parquet
 from dogbreed.data.trees import unzipped
 from dogbreed.ranges import Range, read_pictures
 

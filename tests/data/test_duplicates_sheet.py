@@ -21,7 +21,7 @@ def data_set(folder: Path, rows: Sequence[dict[str, Any]]) -> Manifest:
     for number, row in enumerate(rows):
         data = sample.jpeg(0, row["picture"])
         storage.write(f"{folder}/{number}.jpg", data)
-        width, height = images.check(data)
+        width, height = images.decode(data).size
         place = {"uri": f"{number}.jpg", "offset": 0, "size": len(data)}
         known = {"digest": storage.digest_of(data), "width": width, "height": height}
         table.append(
@@ -102,10 +102,10 @@ def test_the_sheet_draws_a_bounded_number_of_groups_and_pictures(
 
     def read(ranges: Sequence[Any]) -> list[Any]:
         fetched.append(len(ranges))
-        return list(read_ranges(ranges))
+        return list(read_all(ranges))
 
-    read_ranges = duplicates_sheet.read_ranges
-    monkeypatch.setattr(duplicates_sheet, "read_ranges", read)
+    read_all = duplicates_sheet.read_all
+    monkeypatch.setattr(duplicates_sheet, "read_all", read)
     monkeypatch.setattr(duplicates_sheet, "DRAWN", 2)
     large = [row(f"a{k:02d}.jpg", 0, "x") for k in range(11)]
     small = [row(f"b{k}.jpg", k // 2, f"y{k // 2}") for k in range(6)]

@@ -96,7 +96,7 @@ class TestFromAnywhereToAnywhere:
         assert dict(zip(sorted(files), read_ranges(data.ranges(rows)), strict=True)) == (files)
         for row in rows:
             assert row["label"] == ("beagle", "pug").index(row["id"].split("/")[0])
-            assert (row["width"], row["height"]) == images.check(files[row["id"]])
+            assert (row["width"], row["height"]) == images.decode(files[row["id"]]).size
             assert row["digest"] == storage.digest_of(files[row["id"]])
         assert rejects(out) == {}
         assert files == {

@@ -23,7 +23,7 @@ from dogbreed.data.manifest import Manifest
 from dogbreed.data.trees import Member, content, members, unzipped
 from dogbreed.errors import BadInput
 from dogbreed.images import BadImage
-from dogbreed.ranges import Range, read_ranges
+from dogbreed.ranges import Range, read_all, read_ranges
 from tests.conftest import picture_file
 from tests.data.official import ZIPPED, Files, put, tar_of, zip_of
 from tests.doubles.gcs import FakeGCS
@@ -142,9 +142,9 @@ class TestAlike:
 
         def noted(ranges: list[Range]) -> list[bytes | storage.StorageError]:
             sizes.extend(r.size for r in ranges)
-            return read_ranges(ranges)
+            return read_all(ranges)
 
-        monkeypatch.setattr("dogbreed.data.trees.read_ranges", noted)
+        monkeypatch.setattr("dogbreed.data.trees.read_all", noted)
         assert len(list(members(path))) == 8
         assert 0 < sum(sizes) < 2**20
 

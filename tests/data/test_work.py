@@ -15,7 +15,7 @@ from dogbreed import images, retries, storage
 from dogbreed.data import sample, work
 from dogbreed.data.duplicates import perceptual_hash
 from dogbreed.data.listing import Item, items_of, listing
-from dogbreed.data.manifest import from_parquet
+from dogbreed.data.parquet import from_parquet
 from dogbreed.data.work import Recipe, name_of, part_url, split_of, units, uris_of
 from dogbreed.ranges import Range, read_pictures, read_ranges
 from tests.conftest import picture_file
@@ -158,7 +158,7 @@ class TestLoose:
             assert row["uri"] == f"pictures/{row['id']}"
             assert storage.read(f"{recipe.pictures}/{row['uri']}") == data
             assert (row["offset"], row["size"], row["reason"]) == (0, len(data), "")
-            assert (row["width"], row["height"]) == images.check(data)
+            assert (row["width"], row["height"]) == images.decode(data).size
             assert row["digest"] == storage.digest_of(data)
             assert row["phash"] == perceptual_hash(images.decode(data))
 
@@ -175,10 +175,10 @@ class TestLoose:
         with monkeypatch.context() as patch, pytest.raises(storage.StorageError):
             patch.setattr(storage, "write_many", refused)
             work.work(unit, recipe)
-        assert storage.files(recipe.parts) == []
+        assert storage.files(recipe.parts) == {}
         part = work.work(unit, recipe)
         assert from_parquet(storage.read(url)).equals(part)
-        assert storage.files(recipe.parts) == [url]
+        assert list(storage.files(recipe.parts)) == [url]
 
     def test_done_again_it_writes_the_same(self, tmp_path: Path, recipe: Recipe) -> None:
         unit = stored(str(tmp_path / "in"), photographs())
@@ -219,7 +219,7 @@ class TestLoose:
         )
         (row,) = part.to_pylist()
         data = storage.read(f"{recipe.pictures}/{row['uri']}")
-        assert images.check(data) == (row["width"], row["height"]) == (50, 70)
+        assert images.decode(data).size == (row["width"], row["height"]) == (50, 70)
         assert (row["size"], row["digest"]) == (len(data), storage.digest_of(data))
 
     def test_drawings_are_made_on_the_spot(self, recipe: Recipe) -> None:
@@ -261,7 +261,7 @@ class TestLoose:
         gcs.faults.error_rate, gcs.faults.only = 1.0, "pug/3.jpg"
         with pytest.raises(storage.StorageError, match=r"pug/3\.jpg"):
             work.work(unit, recipe)
-        assert storage.files(recipe.parts) == []
+        assert storage.files(recipe.parts) == {}
 
 
 class TestPacked:
