@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import Batch, PictureDataset
-from dogbreed.data.loader import EpochLoader
+from dogbreed.data.loader import EpochLoader, fork_server
 from dogbreed.data.manifest import Manifest, cache_home
 from dogbreed.data.prepare import embedded_sample
 from dogbreed.data.transforms import Augment, relight
@@ -82,14 +82,16 @@ class DogDataModule(LightningDataModule):
                 raise BadInput(f"--data.{name} {value}: must be at least {least}")
         if crop is not None and not 0 < crop <= 1:
             raise BadInput(f"--data.crop {crop}: must lie above 0 and not above 1")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        self.workers = min(8, max(1, cores // 2)) if workers is None else workers
+        if self.workers:
+            fork_server()  # imports while the manifest is opened and the network built
         self.manifest = Manifest.open(root if root is not None else embedded_sample())
         self.class_names = classes or self.manifest.classes
         self.labels = _match(self.manifest, self.class_names)
         self.batch_size, self.image_size, self.crop = batch_size, image_size or 224, crop or 1.0
         self.augment, self.balance = augment, balance
         self.seed, self.window = seed or 0, window
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        self.workers = min(8, max(1, cores // 2)) if workers is None else workers
         self.prefetch = prefetch
         self.skip_bad, self.max_skipped = on_bad_image == "skip", max_skipped
         self.cache: Cache | None = None

@@ -79,7 +79,15 @@ class PictureDataset(Dataset[Batch]):
         return self.__getitems__(Request(0, np.array([row]), np.array([True]), 1, np.array([0])))
 
     def __getitems__(self, request: Request) -> Batch:
+        """A batch in memory of its own."""
+        return self.read(request, np.empty((len(request.rows), self.size, self.size, 3), np.uint8))
+
+    def read(self, request: Request, image: np.ndarray) -> Batch:
         """Fetch, decode and crop the rows of `request`.
+
+        Args:
+            request: which rows, and how they are augmented.
+            image: uint8, (B, S, S, 3): where the pictures go; the batch shares this memory.
 
         Raises:
             BadInput: a picture cannot be had or read and `skip_bad` is off; names its id.
@@ -88,12 +96,12 @@ class PictureDataset(Dataset[Batch]):
         begun = time.monotonic()
         pictures = self._fetch(rows)
         fetched = time.monotonic()
-        image = np.zeros((len(rows), self.size, self.size, 3), np.uint8)
         factors = np.ones((len(rows), 3), np.float32)
         valid = request.valid.copy()
         skipped = []
         for k, (row, data) in enumerate(zip(rows, pictures, strict=True)):
             if not valid[k]:
+                image[k] = 0
                 continue
             try:
                 if not isinstance(data, bytes):
@@ -111,7 +119,7 @@ class PictureDataset(Dataset[Batch]):
                         f"{self.manifest.root}: picture {problem};"
                         " prepare the data again, or pass --data.on_bad_image skip"
                     ) from None
-                valid[k] = False
+                valid[k], image[k] = False, 0
                 skipped.append(problem)
         labels = np.array([row["label"] for row in rows])
         return {
@@ -128,7 +136,9 @@ class PictureDataset(Dataset[Batch]):
     def _centre(self, width: int, height: int) -> images.Box:
         return images.centre_box(width, height, self.crop)
 
-    def _augmented(self, data: bytes, epoch: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(
+        self, data: bytes, epoch: int, key: str
+    ) -> tuple[np.ndarray, tuple[float, float, float]]:
         assert self.augment is not None
         augment, rng = self.augment, draws(self.seed, epoch, key)
         pixels = images.picture(data, self.size, lambda w, h: random_box(rng, w, h, augment))

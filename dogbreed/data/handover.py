@@ -37,16 +37,19 @@ class Handover:
         self._pin = pin
         self._turn = 0
 
-    def put(self, batch: Batch) -> dict[str, Any]:
-        """In a worker: leave the pictures in a slot; the rest is small and goes through a pipe."""
+    def slot(self, n: int) -> tuple[tuple[int, int, int], np.ndarray]:
+        """In a worker: the next slot's place, and its room for n pictures, uint8, (n, S, S, 3)."""
         info = get_worker_info()
         assert info is not None
-        slot = info.id, self._turn, len(batch["image"])
+        place = info.id, self._turn, n
         self._turn = (self._turn + 1) % self._slots.shape[1]
-        self._slots[slot[0], slot[1], : slot[2]] = batch["image"].permute(0, 2, 3, 1)
+        return place, self._slots[place[0], place[1], :n].numpy()
+
+    def send(self, batch: Batch, place: tuple[int, int, int]) -> dict[str, Any]:
+        """In a worker: what goes through a pipe, of a batch whose pictures lie in a slot."""
         # torch would share a tensor, however small; an array is sent as it is.
         rest = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in batch.items()}
-        return rest | {"image": slot}
+        return rest | {"image": place}
 
     def take(self, sent: dict[str, Any]) -> Batch:
         """In the process that trains: the batch, in memory of its own."""

@@ -5,6 +5,8 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,6 +23,18 @@ from dogbreed.storage import is_local
 
 _PATIENCE_AT_FIRST = 1.0  # seconds that a worker's first batch waits for pages
 _PATIENCE = 20.0  # seconds, for all others
+
+
+def fork_server() -> ForkServerContext:
+    """The process that forks the workers, begun if need be; it imports for all of them.
+
+    It takes seconds to do so. Whoever knows that workers are to come calls this ahead.
+    """
+    # A process forked from this one would inherit gcsfs' event loop without its thread, and hang.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dogbreed.data.dataset", "gcsfs"])
+    forkserver.ensure_running()
+    return context
 
 
 class _Task(NamedTuple):
@@ -45,18 +59,21 @@ class _Plan:
         return self.tasks
 
 
-class _Tasks(Dataset[Batch]):
+class _Tasks(Dataset[Any]):
     """The data set as workers see it."""
 
-    def __init__(self, pictures: PictureDataset, ahead: bool) -> None:
-        self.pictures, self.ahead = pictures, ahead
+    def __init__(self, pictures: PictureDataset, ahead: bool, handover: Handover | None) -> None:
+        self.pictures, self.ahead, self.handover = pictures, ahead, handover
 
-    def __getitems__(self, task: _Task) -> Batch:
+    def __getitems__(self, task: _Task) -> Any:
         if self.ahead:
             manifest, reader = self.pictures.manifest, self.pictures.reader
             coming = manifest.ranges(manifest.take(task.next))
             reader.begin(coming, task.pages, patience=task.patience)
-        return self.pictures.__getitems__(task.request)
+        if self.handover is None:
+            return self.pictures.__getitems__(task.request)
+        place, room = self.handover.slot(len(task.request.rows))
+        return self.handover.send(self.pictures.read(task.request, room), place)
 
 
 def _in_worker(_: int) -> None:
@@ -122,25 +139,22 @@ class EpochLoader:
         self._ahead = workers if not is_local(self._manifest.root) else 0
         self._pages: Plan | None = None
         self._plan = _Plan()
-        options: dict[str, Any] = {"collate_fn": _as_is}
+        options: dict[str, Any] = {}
         self._taken: Callable[[Any], Batch] = _as_is
+        handover = None
         if workers:
             pin = pin and torch.cuda.is_available()
             handover = Handover(workers, prefetch, batch_size, dataset.size, pin=pin)
             self._taken = handover.take
-            # A forked process inherits gcsfs' event loop without its thread and hangs. The fork
-            # server imports torch once, so each worker after it starts at once.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["dogbreed.data.dataset"])
             options = {
-                "multiprocessing_context": context,
+                "multiprocessing_context": fork_server(),
                 "prefetch_factor": prefetch,
                 "persistent_workers": True,
                 "worker_init_fn": _in_worker,
-                "collate_fn": handover.put,
             }
         self._loader = DataLoader(
-            cast(Any, _Tasks(dataset, ahead=self._ahead > 0)),
+            cast(Any, _Tasks(dataset, self._ahead > 0, handover)),
+            collate_fn=_as_is,
             batch_sampler=cast(Any, self._plan),  # torch knows lists of indices only
             num_workers=workers,
             pin_memory=pin and not workers and torch.cuda.is_available(),

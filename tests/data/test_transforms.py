@@ -1,6 +1,7 @@
 """Augmentation: the same draws for the same picture, and each picture by itself."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -20,18 +21,19 @@ def pictures(count: int = 4, height: int = 24, width: int = 20) -> torch.Tensor:
 
 class TestDraws:
     def test_they_follow_from_seed_epoch_and_id_alone(self) -> None:
-        first = draws(3, 5, "beagle/1.jpg").random(4)
-        np.random.default_rng(0).random()
-        draws(3, 5, "another").random(4)
-        np.testing.assert_array_equal(draws(3, 5, "beagle/1.jpg").random(4), first)
+        first = draws(3, 5, "beagle/1.jpg")
+        random.seed(0)
+        draws(3, 5, "another").random()
+        again = draws(3, 5, "beagle/1.jpg")
+        assert [again.random() for _ in range(4)] == [first.random() for _ in range(4)]
 
     def test_another_seed_epoch_or_id_gives_others(self) -> None:
         keys = [(3, 5, "a"), (4, 5, "a"), (3, 6, "a"), (5, 3, "a"), (3, 5, "b"), (3, 5, "ä")]
         assert len({draws(*key).random() for key in keys}) == len(keys)
 
     def test_they_are_the_same_on_every_machine(self) -> None:
-        recorded = [988, 649, 561, 45]
-        assert draws(1, 2, "beagle/1.jpg").integers(0, 1000, 4).tolist() == recorded
+        rng = draws(1, 2, "beagle/1.jpg")
+        assert [int(1000 * rng.random()) for _ in range(4)] == [47, 632, 27, 660]
 
 
 class TestRandomBox:
@@ -46,20 +48,18 @@ class TestRandomBox:
         self, width: int, height: int, scale: float, ratio: float, seed: int
     ) -> None:
         augment = Augment(scale=scale, ratio=ratio)
-        left, top, right, bottom = random_box(np.random.default_rng(seed), width, height, augment)
+        left, top, right, bottom = random_box(random.Random(seed), width, height, augment)
         assert 0 <= left < right <= width * (1 + 1e-12)
         assert 0 <= top < bottom <= height * (1 + 1e-12)
         assert 1 / ratio - 1e-9 <= (right - left) / (bottom - top) <= ratio + 1e-9
 
     @given(st.integers(16, 500), st.integers(0, 1000))
     def test_of_a_square_it_keeps_at_least_the_share_asked_for(self, side: int, seed: int) -> None:
-        left, top, right, bottom = random_box(
-            np.random.default_rng(seed), side, side, Augment(scale=0.35)
-        )
+        left, top, right, bottom = random_box(random.Random(seed), side, side, Augment(scale=0.35))
         assert (right - left) * (bottom - top) >= 0.35 * side * side * (1 - 1e-9)
 
     def test_a_strip_is_cut_in_its_middle_as_wide_as_the_ratio_allows(self) -> None:
-        box = random_box(np.random.default_rng(0), 1200, 30, Augment(scale=0.9, ratio=4 / 3))
+        box = random_box(random.Random(0), 1200, 30, Augment(scale=0.9, ratio=4 / 3))
         assert box == pytest.approx((580, 0, 620, 30))
 
     def test_boxes_of_different_draws_differ_in_place_and_size(self) -> None:
@@ -73,13 +73,12 @@ class TestLight:
     def test_factors_lie_within_their_strengths(self) -> None:
         augment = Augment(brightness=0.1, contrast=0.2, saturation=0.0)
         drawn = np.array([light(draws(0, epoch, "a"), augment) for epoch in range(200)])
-        assert drawn.dtype == np.float32
-        assert (np.abs(drawn - 1) <= np.float32([0.1, 0.2, 0])).all()
+        assert (np.abs(drawn - 1) <= [0.1, 0.2, 0]).all()
         assert (np.ptp(drawn, axis=0) > [0.15, 0.3, -1]).all()
 
     def test_strengths_of_zero_change_nothing(self) -> None:
         off = Augment(brightness=0, contrast=0, saturation=0)
-        assert light(draws(0, 0, "a"), off).tolist() == [1, 1, 1]
+        assert light(draws(0, 0, "a"), off) == (1, 1, 1)
 
 
 def one(factors: tuple[float, float, float], count: int = 4) -> torch.Tensor:
