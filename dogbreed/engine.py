@@ -1,24 +1,72 @@
 """One interface over whatever runs the network; today the torch module."""
 
+import dataclasses
 from typing import Protocol
 
 import numpy as np
 
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, nearest
+from dogbreed.evaluate.rejection import Rejection
 from dogbreed.package import Package
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What an engine says of B pictures.
+
+    Args:
+        probabilities: float32, (B, classes): softmax of the logits over the package's temperature.
+        reject_score: float32, (B,): higher is less like the breeds; rejected is what lies above
+            the package's threshold.
+        embedding: float32, (B, D): features before the classifier.
+        heat: float32, (B, h, w): the likeliest class's logit at each place of the last feature
+            map; none unless asked for.
+    """
+
+    probabilities: np.ndarray
+    reject_score: np.ndarray
+    embedding: np.ndarray
+    heat: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        package: Package,
+        logits: np.ndarray,
+        embedding: np.ndarray,
+        heat: np.ndarray | None = None,
+    ) -> "Answers":
+        """What follows from a network's outputs, the same whatever has run it.
+
+        Args:
+            package: says temperature and rejection score.
+            logits: float, (B, classes).
+            embedding: float, (B, D).
+            heat: float, (B, h, w), or none.
+        """
+        scaled = logits.astype(np.float32) / np.float32(package.temperature)
+        shares = np.exp(scaled - scaled.max(1, keepdims=True))
+        scores = (package.rejection or Rejection()).scores(logits, package.temperature)
+        return cls(
+            shares / shares.sum(1, keepdims=True),
+            scores,
+            embedding.astype(np.float32),
+            None if heat is None else heat.astype(np.float32),
+        )
 
 
 class Engine(Protocol):
     """Answers for a batch of pictures that `images.picture` cut to the package's size."""
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Softmax with the package's temperature.
+    def answer(self, images: np.ndarray, *, heat: bool = False) -> Answers:
+        """Answer a batch.
 
         Args:
             images: uint8, (B, S, S, 3), RGB.
+            heat: whether the answers have their `heat`.
 
-        Returns:
-            float32, (B, classes), rows sum to 1.
+        Raises:
+            BadInput: there is no heat to be had of this network.
         """
         ...
 
@@ -37,9 +85,10 @@ class TorchEngine:
 
         from dogbreed.model.backbone import Network
 
+        self.package = package
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.temperature = package.model["temperature"]
-        self.network = Network(package.model["backbone"], len(package.class_names))
+        flip = package.model["preprocessing"]["flip"]
+        self.network = Network(package.model["backbone"], len(package.class_names), flip=flip)
         self.network.body.load_state_dict(load(package.weights()))
         try:
             self.network.eval().to(self.device)
@@ -47,12 +96,28 @@ class TorchEngine:
             line = " ".join(str(error).split())[:120]
             raise BadInput(f"--device {self.device}: {line}") from None
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
+    def answer(self, images: np.ndarray, *, heat: bool = False) -> Answers:
         """See `Engine`."""
         import torch
 
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-            logits = self.network(batch) / self.temperature
-            answer: np.ndarray = logits.softmax(1).cpu().numpy()
-        return answer
+            logits, embedding, features = self.network.answers(batch)
+            seen = self.network.heat(features, logits.argmax(1)).cpu().numpy() if heat else None
+            return Answers.of(self.package, logits.cpu().numpy(), embedding.cpu().numpy(), seen)
+
+
+def open_engine(package: Package, name: str = "torch", device: str | None = None) -> Engine:
+    """Make an engine of a package.
+
+    Args:
+        package: from `package.read`.
+        name: `torch`.
+        device: torch's name of a device; none: a GPU if there is one.
+
+    Raises:
+        BadInput: no such engine, or no such device.
+    """
+    if name != "torch":
+        raise BadInput(f"no engine {name!r}{nearest(name, ['torch'])}; there is: torch")
+    return TorchEngine(package, device)

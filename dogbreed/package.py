@@ -6,12 +6,14 @@ Needs no torch.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from dogbreed import storage
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.rejection import Rejection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FOLDER = "model"
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -29,6 +31,17 @@ class Package:
     def class_names(self) -> list[str]:
         """Names in the order of the logits."""
         return [entry["name"] for entry in self.model["classes"]]
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities."""
+        return float(self.model["temperature"])
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """How pictures of none of the breeds are told, if they are."""
+        fields = self.model["rejection"]
+        return None if fields is None else Rejection.of(fields)
 
     def weights(self) -> bytes:
         """The bytes of `weights.safetensors`.
@@ -78,7 +91,18 @@ def read(url: str) -> Package:
             f"{url}: the package has schema {model['schema']}, this dogbreed reads up to"
             f" {SCHEMA_VERSION}; upgrade dogbreed"
         )
-    return Package(url, model)
+    # What schema 1 did not know.
+    model.setdefault("temperature", 1.0)
+    model.setdefault("rejection", None)
+    model["preprocessing"].setdefault("flip", False)
+    made = Package(url, model)
+    try:
+        if not (math.isfinite(made.temperature) and made.temperature > 0):
+            raise BadInput(f"temperature {made.temperature}: must be finite and above 0")
+        _ = made.rejection
+    except (BadInput, TypeError, ValueError) as error:
+        raise BadInput(f"{url}: {MODEL_FILE}: {error}") from None
+    return made
 
 
 def _card(model: dict[str, Any]) -> str:

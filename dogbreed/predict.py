@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from dogbreed import images, package, storage
-from dogbreed.engine import TorchEngine
+from dogbreed.engine import Answers, open_engine
 from dogbreed.errors import BadInput
 from dogbreed.ranges import Range, read_pictures, whole
 from dogbreed.runs import newest
 from dogbreed.submission import Submission
 
-FIELDS = ("id", "breed", "probability", "top5", "error")
+FIELDS = ("id", "breed", "probability", "top5", "reject_score", "rejected", "error")
 
 
 def predict(
@@ -69,17 +69,17 @@ def predict(
         )
         model = storage.join(where, package.FOLDER)
     source = package.read(storage.normal(model))
-    table: _Table = _Breeds(source.class_names)
+    table: _Table = _Breeds(source)
     if data is not None and format == "kaggle":
         ids = [name for name, _ in found]
-        table = rows = Submission.of(storage.normal(data), classes, ids, source.class_names)
+        rows = Submission.of(storage.normal(data), classes, ids, source.class_names)
+        table = _Kaggle(rows, len(source.class_names))
         found = [(name, place) for name, place in found if name in rows]
-    engine = TorchEngine(source, device)
+    engine = open_engine(source, device=device)
     failed = 0
     with tqdm(total=len(found), unit=" pictures", desc="predict", disable=None) as bar:
         for names, batch, errors in _batches(found, source, batch_size):
-            none = np.empty((0, len(source.class_names)), np.float32)
-            table.add(names, errors, engine.probabilities(batch) if len(batch) else none)
+            table.add(names, errors, engine.answer(batch) if len(batch) else None)
             failed += sum(map(bool, errors))
             bar.update(len(names))
     text, about = table.finish()
@@ -96,8 +96,8 @@ def predict(
 class _Table(Protocol):
     """What the answers are written to."""
 
-    def add(self, names: Sequence[str], errors: Sequence[str], probabilities: np.ndarray) -> None:
-        """Take a batch: k names, k errors (empty for none), and floats, (read ones, classes)."""
+    def add(self, names: Sequence[str], errors: Sequence[str], answers: Answers | None) -> None:
+        """Take a batch: k names, k errors (empty for none), and the answers of those read."""
         ...
 
     def finish(self) -> tuple[str, str]:
@@ -108,33 +108,55 @@ class _Table(Protocol):
 class _Breeds:
     """The usual table: each picture's best breeds."""
 
-    def __init__(self, class_names: list[str]) -> None:
-        self._names = class_names
+    def __init__(self, source: package.Package) -> None:
+        self._names, self._rejection = source.class_names, source.rejection
         self._text = io.StringIO()
         self._table = csv.writer(self._text, lineterminator="\n")
         self._table.writerow(FIELDS)
-        self._rows = self._failed = 0
+        self._rows = self._failed = self._rejected = 0
 
-    def add(self, names: Sequence[str], errors: Sequence[str], probabilities: np.ndarray) -> None:
+    def add(self, names: Sequence[str], errors: Sequence[str], answers: Answers | None) -> None:
         """See `_Table`."""
-        answers = iter(probabilities)
+        rows = iter(self._answers(answers) if answers else ())
         for name, error in zip(names, errors, strict=True):
-            row = ("", "", "", error) if error else _answer(next(answers), self._names)
-            self._table.writerow((name, *row))
+            self._table.writerow((name, *(("",) * 5 if error else next(rows)), error))
             self._failed += bool(error)
         self._rows += len(names)
 
+    def _answers(self, answers: Answers) -> Iterator[tuple[str, ...]]:
+        """Each picture's breed, probability, five best, rejection score, and if it is rejected."""
+        rejects = self._rejection.rejects(answers.reject_score) if self._rejection else None
+        for k, shares in enumerate(answers.probabilities):
+            best = np.argsort(-shares, kind="stable")[:5]
+            five = ";".join(f"{self._names[c]}:{shares[c]:.4f}" for c in best)
+            rejected = "" if rejects is None else ("no", "yes")[int(rejects[k])]
+            self._rejected += rejected == "yes"
+            score = f"{answers.reject_score[k]:.6f}"
+            yield self._names[best[0]], f"{shares[best[0]]:.6f}", five, score, rejected
+
     def finish(self) -> tuple[str, str]:
         """See `_Table`."""
-        unread = f", {self._failed} of them could not be read" if self._failed else ""
-        return self._text.getvalue(), f"{self._rows:,} pictures{unread}"
+        about = f"{self._rows:,} pictures"
+        if self._failed:
+            about += f", {self._failed} of them could not be read"
+        if self._rejected:
+            about += f", {self._rejected:,} of them rejected as none of the breeds"
+        return self._text.getvalue(), about
 
 
-def _answer(probabilities: np.ndarray, names: list[str]) -> tuple[str, str, str, str]:
-    """A row's breed, probability, five best, and no error."""
-    best = np.argsort(-probabilities, kind="stable")[:5]
-    five = ";".join(f"{names[k]}:{probabilities[k]:.4f}" for k in best)
-    return names[best[0]], f"{probabilities[best[0]]:.6f}", five, ""
+class _Kaggle:
+    """The competition's table."""
+
+    def __init__(self, rows: Submission, classes: int) -> None:
+        self._rows, self._none = rows, np.empty((0, classes), np.float32)
+
+    def add(self, names: Sequence[str], errors: Sequence[str], answers: Answers | None) -> None:
+        """See `_Table`."""
+        self._rows.add(names, errors, answers.probabilities if answers else self._none)
+
+    def finish(self) -> tuple[str, str]:
+        """See `_Table`."""
+        return self._rows.finish()
 
 
 def _from_paths(paths: list[str] | str) -> list[tuple[str, Range]]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,10 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from dogbreed import storage
+from dogbreed import package, storage
 from dogbreed.errors import BadInput
-from dogbreed.model.metrics import sentence
+from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
+from dogbreed.evaluate.rejection import Rejection
 from dogbreed.runs import CONFIG_FILE, Run, newest
 from dogbreed.tracking import sync_hint
 from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
@@ -238,30 +240,49 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
             raise BadInput(f"{checkpoint}: of another model than {cli.model.backbone}") from None
         evaluate = cli.trainer.validate if verb == "validate" else cli.trainer.test
         evaluate(cli.model, cli.datamodule, verbose=False)
-        scores = cli.model.results[split]
-        data = cli.datamodule.manifest
         if not cli.trainer.is_global_zero:
             return 0
-        print(f"{split} of {data.name}: {sentence(scores)}; {run.url}, first weights: ", end="")
-        print(cli.model.weights_used)
-        seen_as = {name: cli.config.data[name] for name in ("image_size", "crop")}
-        own_data = run.read()["data"]["version"] == data.version
+        data, answered = cli.datamodule, cli.model.answered[split]
         limit = cli.trainer.limit_val_batches if split == "val" else cli.trainer.limit_test_batches
-        own_way = seen_as == {name: config[name] for name in seen_as} and limit == 1.0
-        if own_data and own_way and cli.config.checkpoint == "best":
-            recorded = run.record(**{split: scores})
-            shown: dict[str, Any] = {k: recorded[k] for k in ("val", "test") if k in recorded}
+        seen, own = data.seen() | {"checkpoint": cli.config.checkpoint}, run.read()["data"]
+        own_data = own["version"] == data.manifest.version
+        own_way = all(seen[name] == config[name] for name in ("image_size", "crop")) and limit == 1
+        size = f"{data.image_size} px"
+        key = f"{data.manifest.name}@{data.manifest.version[:12]}, {cli.config.checkpoint}, {size}"
+        # Figures of other pictures, or of another checkpoint, never stand as if they were its.
+        is_own = own_data and own_way and cli.config.checkpoint == "best"
+        usual = f", best, {config['image_size']} px"
+        place = re.sub(r"[^\w.@,-]+", "-", key.removesuffix(usual))
+        folder = run.path(FOLDER) if is_own else run.path(FOLDER, "others", place)
+        temperature, rejection = _calibration(run)
+        evaluation = Evaluation(
+            data.ids(answered.rows),
+            answered.labels,
+            answered.logits,
+            cli.model.class_names,
+            temperature,
+            rejection,
+        )
+        report = evaluation.write(folder, split, seen)
+        if is_own:
+            run.record(**{split: values_of(report)})
         else:
-            # Figures of other pictures, or of another checkpoint, never stand as if they were its.
-            size = f"{seen_as['image_size']} px"
-            key = f"{data.name}@{data.version[:12]}, {cli.config.checkpoint}, {size}"
             others = run.metrics().get("others", {})
-            others[key] = others.get(key, {}) | {split: scores}
+            others[key] = others.get(key, {}) | {split: values_of(report)}
             run.record(others=others)
-            shown = {split: scores}
+        print(f"{split} of {data.manifest.name}: {sentence(report)}")
+        print(f"{run.url}, first weights: {cli.model.weights_used}")
     if as_json:
-        print(json.dumps(shown))
+        print(json.dumps(report))
     return 0
+
+
+def _calibration(run: Run) -> tuple[float, Rejection | None]:
+    """Temperature and rejection of the run's package, if it has one yet."""
+    if not storage.exists(run.path(package.FOLDER, package.MODEL_FILE)):
+        return 1.0, None
+    model = package.read(run.path(package.FOLDER))
+    return model.temperature, model.rejection
 
 
 def _bare_json(argv: list[str]) -> list[str]:

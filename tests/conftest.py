@@ -39,6 +39,8 @@ RUN_FILES = {
     "metrics.csv",
     "metrics.json",
     "curves.png",
+    "evaluation/val.json",
+    "evaluation/val.parquet",
     "model/model.json",
     "model/weights.safetensors",
     "model/README.md",

@@ -51,7 +51,7 @@ def test_probabilities_are_the_softmax_of_the_modules_logits_over_the_temperatur
     temperature: float, tmp_path: Path, pictures: np.ndarray
 ) -> None:
     source = network()
-    got = engine(tmp_path, source, temperature).probabilities(pictures)
+    got = engine(tmp_path, source, temperature).answer(pictures).probabilities
     with torch.no_grad():
         logits = source(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
     assert logits.std() > 0.1
@@ -64,10 +64,10 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
     tmp_path: Path, pictures: np.ndarray
 ) -> None:
     made = engine(tmp_path, network(), 1.0)
-    whole = made.probabilities(pictures)
+    whole = made.answer(pictures).probabilities
     for k in range(len(pictures)):
         np.testing.assert_allclose(
-            made.probabilities(pictures[k : k + 1]), whole[k : k + 1], rtol=1e-4
+            made.answer(pictures[k : k + 1]).probabilities, whole[k : k + 1], rtol=1e-4
         )
     assert np.ptp(whole, axis=0).max() > 0.01
 

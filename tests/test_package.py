@@ -13,7 +13,7 @@ MODEL: dict[str, Any] = {
     "run": "brave-beagle",
     "backbone": "mobilenetv3_large_100",
     "classes": [{"name": "beagle", "synset": "n02088364"}, {"name": "pug", "synset": "n02110958"}],
-    "preprocessing": {"size": 224, "crop": 0.875},
+    "preprocessing": {"size": 224, "crop": 0.875, "flip": False},
     "data": {"name": "dogs", "version": "0123456789abcdef"},
     "pretraining": "ImageNet-1k",
     "metrics": {"val": {"accuracy": 0.91234567, "loss": 0.3}},
@@ -81,7 +81,7 @@ def test_a_package_of_a_newer_version_is_an_error_that_says_to_upgrade(url: str)
     package.write(url, MODEL, WEIGHTS)
     path = storage.join(url, package.MODEL_FILE)
     storage.write_json(path, storage.read_json(path) | {"schema": package.SCHEMA_VERSION + 1})
-    with pytest.raises(BadInput, match="schema 2, this dogbreed reads up to 1; upgrade"):
+    with pytest.raises(BadInput, match="schema 3, this dogbreed reads up to 2; upgrade"):
         package.read(url)
 
 

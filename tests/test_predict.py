@@ -13,6 +13,7 @@ from dogbreed import storage
 from dogbreed.cli import main
 from dogbreed.data import sample
 from dogbreed.data.manifest import Manifest
+from dogbreed.predict import FIELDS
 from dogbreed.runs import Run
 from tests.test_training import fit_words
 
@@ -75,7 +76,7 @@ def test_a_row_has_the_breed_its_probability_and_the_best_in_order(
     classes = Manifest.open(tiny_dataset).classes
     rows = predict(run, capsys, "--data", tiny_dataset)
     for row in rows:
-        assert list(row) == ["id", "breed", "probability", "top5", "error"]
+        assert list(row) == list(FIELDS)
         best = [entry.split(":") for entry in row["top5"].split(";")]
         assert sorted(name for name, _ in best) == classes  # all four, for there are no five
         shares = [float(share) for _, share in best]
@@ -202,7 +203,10 @@ def test_the_csv_goes_where_it_is_told(
     assert main([*words, "--out", f"{root}/new/out.csv"]) == 0
     assert storage.read(f"{root}/new/out.csv").decode() == printed
     rows = printed.count("\n") - 1
-    assert capsys.readouterr().out == f"{rows} pictures: {root}/new/out.csv\n"
+    said = capsys.readouterr().out
+    rejected = sum(row["rejected"] == "yes" for row in csv.DictReader(io.StringIO(printed)))
+    about = f", {rejected} of them rejected as none of the breeds" if rejected else ""
+    assert said == f"{rows} pictures{about}: {root}/new/out.csv\n"
 
 
 def test_how_many_could_not_be_read_is_said(

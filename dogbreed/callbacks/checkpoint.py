@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -20,6 +21,7 @@ from dogbreed import storage
 from dogbreed.data.datamodule import data_of
 from dogbreed.data.order import batches_done
 from dogbreed.errors import BadInput
+from dogbreed.model.metrics import Answered
 from dogbreed.model.module import DogModule
 from dogbreed.runs import Run
 
@@ -41,6 +43,7 @@ class Checkpoints(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.best: float | None = None
         self.best_results: dict[str, float] = {}
+        self.best_answered: Answered | None = None
         self._step = self._saved_at = 0
 
     def on_train_batch_end(
@@ -66,6 +69,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, "last")
             return
         self.best, self.best_results = score, results
+        self.best_answered = pl_module.answered["val"]
         # The best first: killed in between, the run repeats the epoch and finds the same best.
         self._save(trainer, "best")
         if trainer.is_global_zero:
@@ -120,12 +124,16 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know of the best so far."""
-        return {"best": self.best, "best_results": self.best_results}
+        answered = self.best_answered
+        tensors = answered and [torch.from_numpy(part) for part in answered]
+        return {"best": self.best, "best_results": self.best_results, "best_answered": tensors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there; a run begun from another one's checkpoint has no best yet."""
         if storage.exists(self.run.checkpoint("best")):
             self.best, self.best_results = state_dict["best"], state_dict["best_results"]
+            if tensors := state_dict["best_answered"]:
+                self.best_answered = Answered(*(tensor.numpy() for tensor in tensors))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

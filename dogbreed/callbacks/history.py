@@ -1,6 +1,7 @@
 """Writes what each epoch scored, and at the end the model package of the best one."""
 
 import csv
+import dataclasses
 import io
 import tempfile
 import time
@@ -16,8 +17,8 @@ from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.curves import curves
 from dogbreed.callbacks.throughput import Spent, Throughput
 from dogbreed.data.datamodule import DogDataModule, data_of
+from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
 from dogbreed.model.backbone import preprocessing
-from dogbreed.model.metrics import sentence
 from dogbreed.model.module import DogModule
 from dogbreed.runs import CURVES_FILE, HISTORY_FILE, Run
 
@@ -107,15 +108,25 @@ class History(Callback):
                 f"the run lies in {self.run.url}; without a validation there is no best checkpoint"
             )
             return
+        answered = self.checkpoints.best_answered
+        assert answered is not None
         data, name = data_of(trainer), self.run.url.rsplit("/", 1)[-1]
         title = f"{name}: {pl_module.backbone} on {data.manifest.name}"
         storage.write(self.run.path(CURVES_FILE), curves(self.rows, title))
-        results = self.checkpoints.best_results
-        scores = self.run.record(val=results)
-        description = describe(pl_module, data) | {"run": name, "metrics": scores}
+        evaluation = Evaluation.fitted(
+            data.ids(answered.rows), answered.labels, answered.logits, pl_module.class_names
+        )
+        report = evaluation.write(self.run.path(FOLDER), "val", data.seen())
+        results = values_of(report)
+        description = describe(pl_module, data) | {
+            "temperature": evaluation.temperature,
+            "rejection": dataclasses.asdict(evaluation.rejection) if evaluation.rejection else None,
+            "run": name,
+            "metrics": self.run.record(val=results),
+        }
         package.write(self.run.path(package.FOLDER), description, self._best_weights(pl_module))
-        print(f"validation of {data.manifest.name}: {sentence(results)}; first weights: ", end="")
-        print(pl_module.weights_used)
+        print(f"validation of {data.manifest.name}: {sentence(report)}")
+        print(f"first weights: {pl_module.weights_used}")
         print(f"the run lies in {self.run.url}; next: dogbreed test --run {self.run.url}")
 
     def _best_weights(self, module: DogModule) -> bytes:
@@ -153,8 +164,8 @@ def describe(module: DogModule, data: DogDataModule) -> dict[str, Any]:
             "crop": data.crop,
             "mean": expects.mean,
             "std": expects.std,
+            "flip": module.network.flip,
         },
-        "temperature": 1.0,
         "pretraining": module.weights_used,
         "data": {"name": data.manifest.name, "version": data.manifest.version},
     }

@@ -189,14 +189,24 @@ class DogDataModule(LightningDataModule):
             batch["image"] = image
         return batch
 
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """Ids of the pictures in these rows of the manifest: int64, (n,)."""
+        return [row["id"] for row in self.manifest.take(rows)]
+
+    def seen(self) -> dict[str, object]:
+        """What an evaluation says of its pictures."""
+        return {
+            "name": self.manifest.name,
+            "version": self.manifest.version,
+            "root": self.manifest.root,
+            "image_size": self.image_size,
+            "crop": self.crop,
+        }
+
     def about(self) -> dict[str, object]:
         """What a run says of its data."""
         return {
-            "root": self.manifest.root,
-            "name": self.manifest.name,
-            "version": self.manifest.version,
-            "image_size": self.image_size,
-            "crop": self.crop,
+            **self.seen(),
             "augment": dataclasses.asdict(self.augment),
             "balance": self.balance,
         }

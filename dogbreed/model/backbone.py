@@ -1,6 +1,7 @@
 """The network: normalisation, a timm body and its head in one module."""
 
 import dataclasses
+from typing import NamedTuple
 
 import timm
 import torch
@@ -48,6 +49,17 @@ def preprocessing(backbone: str) -> Preprocessing:
     )
 
 
+class Outputs(NamedTuple):
+    """What the network says of B pictures."""
+
+    logits: Tensor
+    """float, (B, classes)."""
+    embedding: Tensor
+    """float, (B, D): features before the classifier; logits are linear in them."""
+    features: Tensor
+    """float: the last feature map, (B, C, h, w) in most networks; see `Network.heat`."""
+
+
 class Network(nn.Module):
     """uint8 pictures in, logits out.
 
@@ -56,6 +68,7 @@ class Network(nn.Module):
         classes: number of classes.
         drop_rate: dropout before the classifier.
         frozen: keep all but the classifier as they are, BatchNorm's statistics included.
+        flip: in evaluation, take the mean of a picture's and its mirror image's embedding.
 
     Raises:
         BadInput: timm has no such model, or one that does not end in a single linear layer.
@@ -65,7 +78,13 @@ class Network(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: str, classes: int, *, drop_rate: float = 0.0, frozen: bool = False
+        self,
+        backbone: str,
+        classes: int,
+        *,
+        drop_rate: float = 0.0,
+        frozen: bool = False,
+        flip: bool = False,
     ) -> None:
         super().__init__()
         expects = preprocessing(backbone)
@@ -78,7 +97,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.body.get_classifier().weight)
         nn.init.zeros_(self.body.get_classifier().bias)
         self.drop = nn.Dropout(drop_rate)
-        self.frozen = frozen
+        self.frozen, self.flip = frozen, flip
         for name, value in (("mean", expects.mean), ("std", expects.std)):
             self.register_buffer(name, 255 * torch.tensor(value).view(3, 1, 1), persistent=False)
         if frozen:
@@ -114,13 +133,57 @@ class Network(nn.Module):
         Returns:
             float, (B, D).
         """
+        return self._embed(images)[0]
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding and last feature map."""
         pixels = (images.float() - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.body.forward_features(pixels)
             embedding: Tensor = self.body.forward_head(features, pre_logits=True)
-        return embedding
+            if self.flip and not self.training:
+                mirrored = self.body.forward_features(pixels.flip(3))
+                embedding = (embedding + self.body.forward_head(mirrored, pre_logits=True)) / 2
+        return embedding, features
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
         logits: Tensor = self.head(self.drop(self.embed(images)))
         return logits
+
+    def answers(self, images: Tensor) -> Outputs:
+        """Logits and what they come from, for uint8 images, (B, 3, H, W)."""
+        embedding, features = self._embed(images)
+        return Outputs(self.head(self.drop(embedding)), embedding, features)
+
+    def heat(self, features: Tensor, classes: Tensor) -> Tensor:
+        """A class's logit at each place of the last feature map: the head applied to it alone.
+
+        A class activation map (Zhou et al. 2016) of networks that end in pooling, layers that see
+        one place at a time, and the classifier; it takes no gradients. Where the pooling is
+        followed by the classifier alone, its mean is the logit.
+
+        Args:
+            features: of `Outputs`, B pictures.
+            classes: int64, (B,).
+
+        Returns:
+            float, (B, h, w).
+
+        Raises:
+            BadInput: the network keeps no map to its end, as transformers.
+        """
+        channels = self.body.num_features
+        if features.ndim == 4 and features.shape[1] == channels:
+            places, one = features.permute(0, 2, 3, 1), (channels, 1, 1)
+        elif features.ndim == 4 and features.shape[3] == channels:
+            places, one = features, (1, 1, channels)
+        else:
+            raise BadInput("this backbone ends without a feature map: there is no heat to show")
+        b, h, w, _ = places.shape
+        embedding = self.body.forward_head(places.reshape(b * h * w, *one), pre_logits=True)
+        head = self.head
+        assert isinstance(head, nn.Linear)
+        weights = head.weight[classes].unsqueeze(2)  # (B, D, 1)
+        logits: Tensor = embedding.view(b, h * w, -1) @ weights + head.bias[classes].view(b, 1, 1)
+        return logits.view(b, h, w)

@@ -1,60 +1,57 @@
-"""Scores of a classifier, the same for validation and test, right under DDP."""
+"""A classifier's answers, the same for validation and test, right under DDP; its loss."""
 
-import math
+from typing import NamedTuple
 
-from torch import Tensor, nn
+import numpy as np
+import torch
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 
-class Scores(nn.Module):
-    """top-1, top-5, macro-F1 and log-loss over all ranks; padding does not count.
+class Answered(NamedTuple):
+    """A network's answers to n pictures."""
 
-    Macro-F1 is the mean over the breeds that occur in labels or predictions; log-loss is in nats.
+    rows: np.ndarray
+    """int64, (n,): rows of the manifest, ascending, each once."""
+    labels: np.ndarray
+    """int64, (n,)."""
+    logits: np.ndarray
+    """float32, (n, classes)."""
 
-    Args:
-        classes: number of classes.
-    """
 
-    def __init__(self, classes: int) -> None:
+class Answers(Metric):
+    """Collects the answers of all ranks to the pictures of a split; padding does not count."""
+
+    full_state_update = False
+    rows: list[Tensor]
+    labels: list[Tensor]
+    logits: list[Tensor]
+
+    def __init__(self) -> None:
         super().__init__()
-        self.top1 = MulticlassAccuracy(classes, average="micro")
-        self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
-        self.macro_f1 = MulticlassF1Score(classes, average="macro")
-        self.log_loss = MeanMetric()
-        self.n = SumMetric()
+        for name in ("rows", "labels", "logits"):
+            self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, logits: Tensor, labels: Tensor, valid: Tensor) -> None:
-        """Count a batch.
+    def update(self, logits: Tensor, labels: Tensor, valid: Tensor, rows: Tensor) -> None:
+        """Take a batch.
 
         Args:
             logits: float, (B, classes).
             labels: int64, (B,).
             valid: bool, (B,).
+            rows: int64, (B,): of the manifest.
         """
-        logits, labels = logits[valid].float(), labels[valid]
-        self.n.update(len(labels))
-        if len(labels) == 0:
-            return
-        for accuracy in (self.top1, self.top5, self.macro_f1):
-            accuracy.update(logits, labels)
-        self.log_loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        self.rows.append(rows[valid])
+        self.labels.append(labels[valid])
+        self.logits.append(logits[valid].float())
 
-    def compute(self) -> dict[str, float]:
-        """`top1`, `top5`, `log_loss`, `macro_f1` and `n`, over all ranks since the last reset."""
-        values = {
-            name: float(metric.compute())
-            for name, metric in self.named_children()
-            if isinstance(metric, MulticlassAccuracy | MulticlassF1Score | MeanMetric)
-        }
-        order = ("top1", "top5", "log_loss", "macro_f1")
-        return {name: values[name] for name in order} | {"n": int(self.n.compute())}
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        for metric in (self.top1, self.top5, self.macro_f1, self.log_loss, self.n):
-            metric.reset()
+    def compute(self) -> Answered:
+        """The answers of all ranks since the last reset, in the manifest's order."""
+        rows, labels, logits = map(dim_zero_cat, (self.rows, self.labels, self.logits))
+        order = torch.argsort(rows)
+        return Answered(*(part[order].cpu().numpy() for part in (rows, labels, logits)))
 
 
 def masked_cross_entropy(
@@ -81,21 +78,3 @@ def masked_cross_entropy(
     if weights is not None:
         loss = loss * weights[labels]
     return (loss * valid).sum() / valid.sum().clamp(min=1)
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of `n` (Wilson 1927)."""
-    z = 1.96
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def sentence(scores: dict[str, float]) -> str:
-    """Scores in words, with top-1's interval."""
-    low, high = wilson(scores["top1"], int(scores["n"]))
-    return (
-        f"top-1 {scores['top1']:.3f} (95 % {low:.3f} to {high:.3f}, n = {scores['n']:,}),"
-        f" top-5 {scores['top5']:.3f}, macro-F1 {scores['macro_f1']:.3f},"
-        f" log-loss {scores['log_loss']:.3f}"
-    )

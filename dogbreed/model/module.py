@@ -11,8 +11,9 @@ from torchmetrics import MeanMetric, SumMetric
 from dogbreed.data.datamodule import data_of
 from dogbreed.data.dataset import Batch
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.bootstrap import Judged, scores
 from dogbreed.model.backbone import Network
-from dogbreed.model.metrics import Scores, masked_cross_entropy
+from dogbreed.model.metrics import Answered, Answers, masked_cross_entropy
 from dogbreed.model.optim import learning_rate_scale, parameter_groups
 from dogbreed.model.weights import load_weights
 
@@ -36,6 +37,8 @@ class DogModule(LightningModule):
         warmup: share of the run's samples over which the rate rises; a cosine to zero follows.
         label_smoothing: of the training loss.
         drop_rate: dropout before the classifier.
+        flip: answer by the mean over a picture and its mirror image, in twice the time; not in
+            training.
         channels_last: memory format of the kernels; faster for convolutions nearly everywhere.
 
     Raises:
@@ -56,12 +59,17 @@ class DogModule(LightningModule):
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         drop_rate: float = 0.0,
+        flip: bool = False,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.class_names, self.backbone, self.weights = class_names, backbone, weights
         self.network = Network(
-            backbone, len(class_names), drop_rate=drop_rate, frozen=freeze == "backbone"
+            backbone,
+            len(class_names),
+            drop_rate=drop_rate,
+            frozen=freeze == "backbone",
+            flip=flip,
         )
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -72,7 +80,8 @@ class DogModule(LightningModule):
         self.random_weights_allowed = False  # the embedded sample allows them
         # A buffer, to be moved to the device, but the data's: no part of a checkpoint.
         self.register_buffer("class_weights", torch.ones(len(class_names)), persistent=False)
-        self.scores = Scores(len(class_names))
+        self.answers = Answers()
+        self.answered: dict[str, Answered] = {}
         self.results: dict[str, dict[str, float]] = {}
         self.train_loss, self.train_top1, self.val_loss = MeanMetric(), MeanMetric(), MeanMetric()
         self.skipped = SumMetric()
@@ -207,7 +216,7 @@ class DogModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new count."""
-        self.scores.reset()
+        self.answers.reset()
         self.val_loss.reset()
 
     on_test_epoch_start = on_validation_epoch_start
@@ -215,7 +224,7 @@ class DogModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
         logits, labels, valid = self(batch["image"]), batch["label"], batch["valid"]
-        self.scores.update(logits, labels, valid)
+        self.answers.update(logits, labels, valid, batch["row"])
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
         self.val_loss.update(loss, int(valid.sum()))
         self._count_skipped(batch)
@@ -232,9 +241,10 @@ class DogModule(LightningModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
-        self.results[split] = self.scores.compute()
-        if self.results[split]["n"] == 0:
+        self.answered[split] = answered = self.answers.compute()
+        if len(answered.rows) == 0:
             raise BadInput(f"no picture of split {split} could be read: there is nothing to score")
+        self.results[split] = scores(Judged.of(answered.logits, answered.labels))
         logged = {f"{split}/{name}": value for name, value in self.results[split].items()}
         logged[f"{split}/loss"] = float(self.val_loss.compute())
         logged.pop(f"{split}/n")
