@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
         session.run("mypy")
     session.run("coverage", "erase")
     # Two test processes with two threads of torch each would fight over two cores.
-    options = ["-n", "2", "-m", "not e2e and not soak", *(session.posargs or TESTS)]
+    options = ["-n", "2", "-m", "not e2e and not soak and not gpu", *(session.posargs or TESTS)]
     session.run("coverage", "run", "-m", "pytest", *options, env={"OMP_NUM_THREADS": "1"})
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
@@ -49,6 +49,13 @@ def soak(session: nox.Session) -> None:
     """Tests that break things over and over."""
     _install(session, "test")
     session.run("pytest", "-m", "soak", *(session.posargs or TESTS))
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Tests that need a CUDA device."""
+    _install(session, "test", extras="[gpu]")
+    session.run("pytest", "-m", "gpu", *(session.posargs or TESTS))
 
 
 @nox.session(default=False)

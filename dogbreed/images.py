@@ -56,6 +56,9 @@ _TURNS = {
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright picture."""
 
+BoxOf = Callable[[int, int], Box]
+"""Gives the box to cut from the upright width and height."""
+
 
 class BadImage(ValueError):
     """A file that is no picture, is broken, or is outside the limits; the message says which."""
@@ -176,7 +179,7 @@ def centre_box(width: int, height: int, crop: float = 1.0) -> Box:
     return left, top, left + side, top + side
 
 
-def picture(data: bytes, size: int, box_of: Callable[[int, int], Box]) -> np.ndarray:
+def picture(data: bytes, size: int, box_of: BoxOf) -> np.ndarray:
     """Decode, cut a box and resize it (bicubic, antialiased).
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the box still has `size` pixels then.
@@ -203,6 +206,25 @@ def picture(data: bytes, size: int, box_of: Callable[[int, int], Box]) -> np.nda
     return _resized(pixels[rows, columns], size)
 
 
+def jpeg_box(data: bytes, box_of: BoxOf) -> tuple[int, int, int, int] | None:
+    """The box of a JPEG in whole pixels, or None for what not every decoder takes.
+
+    Raises:
+        BadImage: as `open_image`.
+    """
+    image = open_image(data)
+    if not _plain_jpeg(image):
+        return None
+    width, height = upright_size(image)
+    left, top, right, bottom = box_of(width, height)
+    rows, columns = _whole(top, bottom, 1.0, height), _whole(left, right, 1.0, width)
+    return columns.start, rows.start, columns.stop, rows.stop
+
+
+def _plain_jpeg(image: Image.Image) -> bool:
+    return image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"}
+
+
 def _pixels(data: bytes, image: Image.Image, shrink: float) -> np.ndarray:
     """Upright RGB: uint8, (H, W, 3).
 
@@ -210,7 +232,7 @@ def _pixels(data: bytes, image: Image.Image, shrink: float) -> np.ndarray:
     """
     part = next((part for part in (8, 4, 2) if part <= shrink), 1)
     width, height = -(-image.width // part), -(-image.height // part)
-    if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"}:
+    if _plain_jpeg(image):
         try:
             # Where Pillow and libjpeg disagree about the size, the limits were not checked.
             if simplejpeg.decode_jpeg_header(data)[:2] == (image.height, image.width):

@@ -72,6 +72,9 @@ class Identity(Callback):
         skipped = pl_module.skipped_so_far()
         if trainer.is_global_zero:
             self.run.update(state="done", ended=now(), skipped=skipped)
+            if decoder := data_of(trainer).decoder:
+                self.run.update(decoded_on_cpu=decoder.fallbacks)
+                print(f"decoded on the CPU, for the GPU could not: {decoder.fallbacks:,} pictures")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

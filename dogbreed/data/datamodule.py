@@ -11,7 +11,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from dogbreed.data.cache import Cache
-from dogbreed.data.dataset import Batch, PictureDataset
+from dogbreed.data.dataset import Batch, PictureDataset, bad_picture
+from dogbreed.data.device import DeviceDecoder, check_available
 from dogbreed.data.loader import EpochLoader, fork_server
 from dogbreed.data.manifest import Manifest, cache_home
 from dogbreed.data.prepare import embedded_sample
@@ -38,6 +39,8 @@ class DogDataModule(LightningDataModule):
         balance: for breeds with unequal numbers of training pictures. `weights`: the training loss
             weighs each picture by the inverse of its breed's number. `sampler`: an epoch draws
             from each breed equally often, pictures of rare breeds several times. `none`: neither.
+        decode: `gpu` lets workers only fetch, and decodes, cuts and flips JPEGs in batches on the
+            CUDA device (nvImageCodec); what that cannot read the CPU decodes, and it is counted.
         workers: processes that fetch and decode; none: one for two cores, at most 8.
         prefetch: batches that each worker has ready.
         window: how many shards the shuffling mixes; loose files are always mixed evenly.
@@ -60,6 +63,7 @@ class DogDataModule(LightningDataModule):
         crop: float | None = None,
         augment: Augment = Augment(),  # noqa: B008 - frozen
         balance: Literal["none", "weights", "sampler"] = "none",
+        decode: Literal["cpu", "gpu"] = "cpu",
         workers: int | None = None,
         prefetch: int = 2,
         window: int = 8,
@@ -82,6 +86,8 @@ class DogDataModule(LightningDataModule):
                 raise BadInput(f"--data.{name} {value}: must be at least {least}")
         if crop is not None and not 0 < crop <= 1:
             raise BadInput(f"--data.crop {crop}: must lie above 0 and not above 1")
+        if decode == "gpu":
+            check_available()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         self.workers = min(8, max(1, cores // 2)) if workers is None else workers
         if self.workers:
@@ -93,6 +99,8 @@ class DogDataModule(LightningDataModule):
         self.augment, self.balance = augment, balance
         self.seed, self.window = seed or 0, window
         self.prefetch = prefetch
+        self.decode = decode
+        self.decoder: DeviceDecoder | None = None
         self.skip_bad, self.max_skipped = on_bad_image == "skip", max_skipped
         self.cache: Cache | None = None
         if cache_size_gb > 0 and not is_local(self.manifest.root):
@@ -114,6 +122,7 @@ class DogDataModule(LightningDataModule):
                 seed=self.seed,
                 cache=self.cache,
                 skip_bad=self.skip_bad,
+                encoded=self.decode == "gpu",
             )
             rows = self.manifest.rows_of(split)
             balanced = train and self.balance == "sampler"
@@ -183,11 +192,24 @@ class DogDataModule(LightningDataModule):
         return seen
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Change the light of training pictures, on the device."""
+        """Decode what is still a JPEG, and change the light of training pictures, on the device."""
+        if batch["jpegs"]:
+            self._decode(batch)
         if self.trainer is not None and self.trainer.training:
             image: Tensor = relight(batch["image"], batch["light"])
             batch["image"] = image
         return batch
+
+    def _decode(self, batch: Batch) -> None:
+        if self.decoder is None:
+            self.decoder = DeviceDecoder(batch["image"].device, self.image_size)
+        batch["image"], bad = self.decoder(batch["jpegs"], batch["image"])
+        for place, error in bad.items():
+            (row,) = self.manifest.take([int(batch["row"][place])])
+            if not self.skip_bad:
+                raise bad_picture(self.manifest.root, row["id"], error) from None
+            batch["valid"][place] = False
+            batch["skipped"].append(f"{row['id']}: {error}")
 
     def ids(self, rows: np.ndarray) -> list[str]:
         """Ids of the pictures in these rows of the manifest: int64, (n,)."""
@@ -209,6 +231,7 @@ class DogDataModule(LightningDataModule):
             **self.seen(),
             "augment": dataclasses.asdict(self.augment),
             "balance": self.balance,
+            "decode": self.decode,
         }
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from dogbreed import images, storage
 from dogbreed.data.cache import Cache
+from dogbreed.data.device import Encoded
 from dogbreed.data.manifest import Manifest
 from dogbreed.data.order import Request
 from dogbreed.data.reader import Cost, Found, Reader
@@ -24,7 +25,9 @@ class Batch(TypedDict):
     """What a step gets."""
 
     image: Tensor
-    """uint8, (B, 3, S, S), channels last."""
+    """uint8, (B, 3, S, S), channels last; without those that are still JPEGs."""
+    jpegs: list[Encoded]
+    """Pictures that the device decodes; none, unless it was asked to."""
     label: Tensor
     """int64, (B,)."""
     valid: Tensor
@@ -53,6 +56,7 @@ class PictureDataset(Dataset[Batch]):
         seed: of the augmentation.
         cache: keeps what was fetched; None fetches anew.
         skip_bad: hand out an unreadable picture as invalid, rather than raise.
+        encoded: leave JPEGs to the device, see `device.DeviceDecoder`.
     """
 
     def __init__(
@@ -66,9 +70,11 @@ class PictureDataset(Dataset[Batch]):
         seed: int = 0,
         cache: Cache | None = None,
         skip_bad: bool = False,
+        encoded: bool = False,
     ) -> None:
         self.manifest, self.labels, self.size, self.crop = manifest, labels, size, crop
         self.augment, self.seed, self.skip_bad = augment, seed, skip_bad
+        self.encoded = encoded
         self.reader = Reader(cache)
 
     def __len__(self) -> int:
@@ -98,32 +104,33 @@ class PictureDataset(Dataset[Batch]):
         fetched = time.monotonic()
         factors = np.ones((len(rows), 3), np.float32)
         valid = request.valid.copy()
-        skipped = []
+        skipped, jpegs = [], list[Encoded]()
         for k, (row, data) in enumerate(zip(rows, pictures, strict=True)):
+            here = image[k - len(jpegs)]
             if not valid[k]:
-                image[k] = 0
+                here[:] = 0
                 continue
             try:
                 if not isinstance(data, bytes):
                     raise data
-                if self.augment is None:
-                    image[k] = images.picture(data, self.size, self._centre)
-                else:
-                    # A picture that comes again in an epoch looks different each time.
-                    key = f"{row['id']}\0{times}" if (times := request.times[k]) else row["id"]
-                    image[k], factors[k] = self._augmented(data, request.epoch, key)
+                # A picture that comes again in an epoch looks different each time.
+                key = f"{row['id']}\0{times}" if (times := request.times[k]) else row["id"]
+                box_of, flip, factors[k] = self._view(request.epoch, key)
+                if self.encoded and (box := images.jpeg_box(data, box_of)):
+                    jpegs.append(Encoded(k, data, box, flip))
+                    continue
+                pixels = images.picture(data, self.size, box_of)
+                # Not a view: numpy copies reversed pixels one byte at a time.
+                here[:] = torch.from_numpy(pixels).flip(1).numpy() if flip else pixels
             except (images.BadImage, storage.StorageError) as error:
-                problem = f"{row['id']}: {error}"
                 if not self.skip_bad:
-                    raise BadInput(
-                        f"{self.manifest.root}: picture {problem};"
-                        " prepare the data again, or pass --data.on_bad_image skip"
-                    ) from None
-                valid[k], image[k] = False, 0
-                skipped.append(problem)
+                    raise bad_picture(self.manifest.root, row["id"], error) from None
+                valid[k], here[:] = False, 0
+                skipped.append(f"{row['id']}: {error}")
         labels = np.array([row["label"] for row in rows])
         return {
-            "image": torch.from_numpy(image).permute(0, 3, 1, 2),
+            "image": torch.from_numpy(image[: len(rows) - len(jpegs)]).permute(0, 3, 1, 2),
+            "jpegs": jpegs,
             "label": torch.from_numpy(np.where(labels < 0, 0, self.labels[labels])),
             "valid": torch.from_numpy(valid & (labels >= 0)),
             "row": torch.from_numpy(request.rows),
@@ -136,16 +143,20 @@ class PictureDataset(Dataset[Batch]):
     def _centre(self, width: int, height: int) -> images.Box:
         return images.centre_box(width, height, self.crop)
 
-    def _augmented(
-        self, data: bytes, epoch: int, key: str
-    ) -> tuple[np.ndarray, tuple[float, float, float]]:
-        assert self.augment is not None
+    def _view(self, epoch: int, key: str) -> tuple[images.BoxOf, bool, tuple[float, float, float]]:
+        """How a picture is looked at: box, flip, and factors of light."""
+        if self.augment is None:
+            return self._centre, False, (1.0, 1.0, 1.0)
         augment, rng = self.augment, draws(self.seed, epoch, key)
-        pixels = images.picture(data, self.size, lambda w, h: random_box(rng, w, h, augment))
-        if rng.random() < augment.flip:
-            # Not a view: numpy copies reversed pixels one byte at a time.
-            pixels = torch.from_numpy(pixels).flip(1).numpy()
-        return pixels, light(rng, augment)
+        flip, factors = rng.random() < augment.flip, light(rng, augment)
+        return lambda w, h: random_box(rng, w, h, augment), flip, factors
 
     def _fetch(self, rows: list[dict[str, Any]]) -> list[Found]:
         return self.reader.read(self.manifest.ranges(rows))
+
+
+def bad_picture(root: str, name: str, error: Exception) -> BadInput:
+    """What to raise for a picture that cannot be had or read."""
+    return BadInput(
+        f"{root}: picture {name}: {error}; prepare the data again, or pass --data.on_bad_image skip"
+    )

@@ -37,19 +37,19 @@ class Handover:
         self._pin = pin
         self._turn = 0
 
-    def slot(self, n: int) -> tuple[tuple[int, int, int], np.ndarray]:
+    def slot(self, n: int) -> tuple[tuple[int, int], np.ndarray]:
         """In a worker: the next slot's place, and its room for n pictures, uint8, (n, S, S, 3)."""
         info = get_worker_info()
         assert info is not None
-        place = info.id, self._turn, n
+        place = info.id, self._turn
         self._turn = (self._turn + 1) % self._slots.shape[1]
-        return place, self._slots[place[0], place[1], :n].numpy()
+        return place, self._slots[place][:n].numpy()
 
-    def send(self, batch: Batch, place: tuple[int, int, int]) -> dict[str, Any]:
+    def send(self, batch: Batch, place: tuple[int, int]) -> dict[str, Any]:
         """In a worker: what goes through a pipe, of a batch whose pictures lie in a slot."""
         # torch would share a tensor, however small; an array is sent as it is.
         rest = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in batch.items()}
-        return rest | {"image": place}
+        return rest | {"image": (*place, len(batch["image"]))}
 
     def take(self, sent: dict[str, Any]) -> Batch:
         """In the process that trains: the batch, in memory of its own."""
