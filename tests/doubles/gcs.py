@@ -19,6 +19,7 @@ import tempfile
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Container
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,8 +56,9 @@ class Faults:
     corrupt_rate: float = 0.0  # share of media bodies with one byte flipped
     stall_rate: float = 0.0  # share of media reads that wait `stall_seconds` for their answer
     stall_seconds: float = 0.0
+    only: str = ""  # all of the above but `latency`: only where "bucket/name" contains this
     forbidden: set[str] = field(default_factory=set)  # buckets that answer 403 to everything
-    only: str = ""  # all but `latency` and `forbidden`: only where "bucket/name" contains this
+    tokens: Container[str] | None = None  # others get 401; None: nobody is asked for one
     seed: int = 0  # a draw depends on this, the object's name, and how many came before for it
 
 
@@ -203,6 +205,10 @@ class FakeGCS:
 
         if faults.latency:
             await asyncio.sleep(faults.latency)
+        self.counts[f"paid by {query.get('userProject')}"] += 1
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if faults.tokens is not None and token not in faults.tokens:
+            return self._refuse(401, "401", "Invalid Credentials")
         if bucket in faults.forbidden:
             return self._refuse(403, "403", f"The caller has no access to the bucket {bucket}.")
         path = f"{bucket}/{name or query.get('prefix', '')}"
