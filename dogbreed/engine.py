@@ -106,6 +106,24 @@ class TorchEngine:
             seen = self.network.heat(features, logits.argmax(1)).cpu().numpy() if heat else None
             return Answers.of(self.package, logits.cpu().numpy(), embedding.cpu().numpy(), seen)
 
+    def grad_cam(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Grad-CAM (see `evaluate.grad_cam`) of uint8 (B, S, S, 3): float32, (B, h, w).
+
+        Args:
+            images: as in `answer`.
+            classes: int64, (B,): whose evidence is looked for.
+
+        Raises:
+            BadInput: the network keeps no feature map to its end.
+        """
+        import torch
+
+        from dogbreed.evaluate.grad_cam import grad_cam
+
+        batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        heat = grad_cam(self.network, batch, torch.from_numpy(classes).to(self.device))
+        return np.asarray(heat.float().cpu().numpy())
+
 
 def open_engine(package: Package, name: str = "torch", device: str | None = None) -> Engine:
     """Make an engine of a package.

@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dogbreed import images, package, storage
-from dogbreed.engine import Answers, open_engine
+from dogbreed.engine import Answers, Engine, TorchEngine, open_engine
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.explain import overlay, save
 from dogbreed.ranges import Range, read_pictures, whole
 from dogbreed.runs import newest
 from dogbreed.submission import Submission
@@ -29,6 +30,8 @@ def predict(
     split: Literal["train", "val", "test", "unlabelled"] | None = None,
     format: Literal["csv", "kaggle"] = "csv",
     out: str = "-",
+    explain: str | None = None,
+    explain_by: Literal["heat", "grad_cam"] = "heat",
     batch_size: int = 32,
     device: str | None = None,
 ) -> None:
@@ -48,6 +51,10 @@ def predict(
             probability for each breed, with the rows and columns of its sample_submission.csv.
             A picture that can't be read, or is missing, has all breeds equally likely.
         out: where the CSV goes: a path, a URL, or - for standard output.
+        explain: a folder or URL for pictures of what speaks for the answers: each picture under
+            the heat of its likeliest breed.
+        explain_by: heat is the classifier's answer at each place (a class activation map);
+            grad_cam follows gradients.
         batch_size: pictures that the network sees at once.
         device: torch's name of a device; by default a GPU if there is one.
     """
@@ -76,10 +83,14 @@ def predict(
         table = _Kaggle(rows, len(source.class_names))
         found = [(name, place) for name, place in found if name in rows]
     engine = open_engine(source, device=device)
-    failed = 0
+    wants_heat, failed = explain is not None and explain_by == "heat", 0
     with tqdm(total=len(found), unit=" pictures", desc="predict", disable=None) as bar:
         for names, batch, errors in _batches(found, source, batch_size):
-            table.add(names, errors, engine.answer(batch) if len(batch) else None)
+            answers = engine.answer(batch, heat=wants_heat) if len(batch) else None
+            table.add(names, errors, answers)
+            if explain is not None and answers is not None:
+                read = [name for name, error in zip(names, errors, strict=True) if not error]
+                _explain(explain, read, batch, engine, answers)
             failed += sum(map(bool, errors))
             bar.update(len(names))
     text, about = table.finish()
@@ -91,6 +102,19 @@ def predict(
         raise BadInput(f"none of the {failed:,} pictures could be read, the first: {errors[0]}")
     if out != "-":
         print(f"{about}: {out}")
+
+
+def _explain(
+    folder: str, names: list[str], batch: np.ndarray, engine: Engine, answers: Answers
+) -> None:
+    """Write each picture of a batch under its heat."""
+    heat = answers.heat
+    if heat is None:
+        if not isinstance(engine, TorchEngine):
+            raise BadInput("--explain_by grad_cam: only the torch engine has gradients; take heat")
+        heat = engine.grad_cam(batch, answers.probabilities.argmax(1))
+    for name, picture, warm in zip(names, batch, heat, strict=True):
+        save(storage.normal(folder), name, overlay(picture, warm))
 
 
 class _Table(Protocol):

@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 from dogbreed.evaluate.calibration import BINS, bin_of
 
 RESAMPLES = 1000
+AT_ONCE = 20_000_000  # pictures times resamples, which bounds the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def intervals(judged: Judged, resamples: int = RESAMPLES) -> dict[str, tuple[flo
     n, values = len(judged.labels), scores(judged)
     rng = np.random.default_rng(0)
     parts: dict[str, list[np.ndarray]] = {}
-    step = max(1, int(2e7) // n)  # bounds the memory
+    step = max(1, AT_ONCE // n)
     for start in range(0, resamples, step):
         k = min(step, resamples - start)
         drawn = rng.integers(0, n, (k, n)) + n * np.arange(k)[:, None]

@@ -106,9 +106,9 @@ class Network(nn.Module):
             self.train()  # Lightning keeps the modes that it finds, and calls train() never
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Linear:
         """The classifier: the only part that training from other weights starts anew."""
-        head: nn.Module = self.body.get_classifier()
+        head: nn.Linear = self.body.get_classifier()
         return head
 
     @property
@@ -124,27 +124,34 @@ class Network(nn.Module):
             self.body.eval()
         return self
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Features before the classifier.
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map.
 
         Args:
             images: uint8, (B, 3, H, W).
 
         Returns:
-            float, (B, D).
+            float, (B, C, h, w) in most networks; transformers have other shapes.
         """
-        return self._embed(images)[0]
-
-    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding and last feature map."""
-        pixels = (images.float() - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.body.forward_features(pixels)
+            features: Tensor = self.body.forward_features((images.float() - self.mean) / self.std)
+        return features
+
+    def pool(self, features: Tensor) -> Tensor:
+        """What the classifier sees of a feature map: float, (B, D)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             embedding: Tensor = self.body.forward_head(features, pre_logits=True)
-            if self.flip and not self.training:
-                mirrored = self.body.forward_features(pixels.flip(3))
-                embedding = (embedding + self.body.forward_head(mirrored, pre_logits=True)) / 2
-        return embedding, features
+        return embedding
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features before the classifier: float, (B, D), from uint8, (B, 3, H, W)."""
+        return self._embed(images, self.features(images))
+
+    def _embed(self, images: Tensor, features: Tensor) -> Tensor:
+        embedding = self.pool(features)
+        if self.flip and not self.training:
+            embedding = (embedding + self.pool(self.features(images.flip(3)))) / 2
+        return embedding
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
@@ -153,7 +160,8 @@ class Network(nn.Module):
 
     def answers(self, images: Tensor) -> Outputs:
         """Logits and what they come from, for uint8 images, (B, 3, H, W)."""
-        embedding, features = self._embed(images)
+        features = self.features(images)
+        embedding = self._embed(images, features)
         return Outputs(self.head(self.drop(embedding)), embedding, features)
 
     def heat(self, features: Tensor, classes: Tensor) -> Tensor:
@@ -173,17 +181,21 @@ class Network(nn.Module):
         Raises:
             BadInput: the network keeps no map to its end, as transformers.
         """
-        channels = self.body.num_features
-        if features.ndim == 4 and features.shape[1] == channels:
-            places, one = features.permute(0, 2, 3, 1), (channels, 1, 1)
-        elif features.ndim == 4 and features.shape[3] == channels:
-            places, one = features, (1, 1, channels)
-        else:
-            raise BadInput("this backbone ends without a feature map: there is no heat to show")
-        b, h, w, _ = places.shape
-        embedding = self.body.forward_head(places.reshape(b * h * w, *one), pre_logits=True)
-        head = self.head
-        assert isinstance(head, nn.Linear)
-        weights = head.weight[classes].unsqueeze(2)  # (B, D, 1)
-        logits: Tensor = embedding.view(b, h * w, -1) @ weights + head.bias[classes].view(b, 1, 1)
+        axis = self.channels(features)
+        places = features.movedim(axis, 3)
+        b, h, w, c = places.shape
+        embedding = self.pool(places.reshape(b * h * w, 1, 1, c).movedim(3, axis))
+        weights, bias = self.head.weight[classes].unsqueeze(2), self.head.bias[classes]
+        logits: Tensor = embedding.view(b, h * w, -1) @ weights + bias.view(b, 1, 1)
         return logits.view(b, h, w)
+
+    def channels(self, features: Tensor) -> int:
+        """Which axis of a feature map, (B, C, h, w) or (B, h, w, C), its channels are.
+
+        Raises:
+            BadInput: it is no map.
+        """
+        for axis in (1, 3):
+            if features.ndim == 4 and features.shape[axis] == self.body.num_features:
+                return axis
+        raise BadInput("this backbone ends without a feature map: there is no heat to show")

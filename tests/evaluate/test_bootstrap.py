@@ -61,3 +61,26 @@ def test_an_interval_is_around_its_value_and_narrower_with_more_pictures() -> No
         widths.append({name: high - low for name, (low, high) in bounds.items()})
     for name in ("top1", "top5", "log_loss", "macro_f1"):
         assert widths[1][name] < widths[0][name] / 2.5
+
+
+def test_19_of_20_intervals_hold_what_is_true_of_all_pictures() -> None:
+    everything = answers(40_000, 6)
+    truth = scores(Judged.of(*everything))
+    rng, held = np.random.default_rng(1), dict.fromkeys(("top1", "top5", "log_loss", "macro_f1"), 0)
+    for _ in range(100):
+        drawn = rng.integers(0, 40_000, 300)
+        bounds = intervals(Judged.of(everything[0][drawn], everything[1][drawn]), resamples=200)
+        for name in held:
+            low, high = bounds[name]
+            held[name] += low <= truth[name] <= high
+    assert all(88 <= times <= 100 for times in held.values())  # binomial, 4 standard deviations
+
+
+def test_many_pictures_are_resampled_in_parts_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged = Judged.of(*answers(200, 6))
+    whole = intervals(judged, resamples=50)
+    monkeypatch.setattr("dogbreed.evaluate.bootstrap.AT_ONCE", 200 * 7)
+    for name, bounds in intervals(judged, resamples=50).items():
+        assert bounds == pytest.approx(whole[name])

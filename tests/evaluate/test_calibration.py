@@ -1,0 +1,64 @@
+"""A temperature makes probabilities honest, and the calibration error says how honest they are."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from dogbreed.evaluate.bootstrap import Judged, scores
+from dogbreed.evaluate.calibration import fit_temperature, reliability
+
+
+def drawn(n: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw logits, and labels as often as the probabilities at that temperature say."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (n, 10)).astype(np.float32)
+    cumulated = softmax(logits / temperature, axis=1).cumsum(1)
+    return logits, (rng.random((n, 1)) > cumulated).sum(1).clip(max=9)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_the_temperature_that_labels_were_drawn_at_is_found(temperature: float) -> None:
+    assert fit_temperature(*drawn(6000, temperature, 0)) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_temperature_lowers_the_log_loss_and_the_calibration_error_of_other_pictures(
+    temperature: float,
+) -> None:
+    fitted = fit_temperature(*drawn(1000, temperature, 0))
+    logits, labels = drawn(2000, temperature, 1)
+    before, after = (scores(Judged.of(logits, labels, t)) for t in (1.0, fitted))
+    assert after["log_loss"] < before["log_loss"] - 0.02
+    assert after["ece"] < before["ece"] / 2
+    assert after["top1"] == before["top1"]
+
+
+def test_logits_that_are_always_right_or_say_nothing_have_a_finite_temperature() -> None:
+    labels = np.arange(20) % 4
+    for logits in (np.eye(4, dtype=np.float32)[labels], np.zeros((20, 4), np.float32)):
+        assert 0.04 < fit_temperature(logits, labels) < 21
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
+    """Two pictures at 0.62, one of them right; one at 0.90, wrong; two at 0.98, both right."""
+    confidence = np.array([0.62, 0.62, 0.90, 0.98, 0.98])
+    correct = np.array([True, False, False, True, True])
+    labels = np.where(correct, 0, 1)
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1))
+    expected = (2 * 0.12 + 1 * 0.90 + 2 * 0.02) / 5
+    assert scores(Judged.of(logits, labels))["ece"] == pytest.approx(expected, abs=1e-6)
+    table = reliability(confidence, correct)
+    assert [(row["n"], row["accuracy"]) for row in table] == [(2, 0.5), (1, 0.0), (2, 1.0)]
+    assert [row["confidence"] for row in table] == pytest.approx([0.62, 0.90, 0.98])
+    assert all(row["low"] <= row["confidence"] < row["high"] for row in table)
+
+
+def test_full_confidence_is_in_the_last_bin() -> None:
+    (row,) = reliability(np.array([1.0]), np.array([True]))
+    assert (row["high"], row["n"]) == (1.0, 1)
+
+
+def test_a_log_loss_of_certainty_is_finite() -> None:
+    logits = np.array([[1e4, 0.0]], np.float32)
+    assert np.isfinite(log_softmax(logits, axis=1)).all()
+    assert Judged.of(logits, np.array([1])).loss[0] == pytest.approx(1e4)
