@@ -15,8 +15,9 @@ VERBS = {
     "validate": ("dogbreed.training", "validate", "score a run on split val"),
     "test": ("dogbreed.training", "test", "score a run on split test"),
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
+    "serve": ("dogbreed.serve.command", "serve", "answer over HTTP, with a page for people"),
 }
-_PARSED_HERE = {"prepare", "predict"}  # plain functions: their signature is their flags
+_PARSED_HERE = {"prepare", "predict", "serve"}  # plain functions: their signature is their flags
 
 HELP = """usage: dogbreed VERB [OPTIONS]
 

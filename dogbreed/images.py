@@ -69,12 +69,17 @@ def too_large(size: int) -> BadImage:
     return BadImage(f"file of {size:,} bytes, at most {MAX_BYTES:,} are read")
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open without decoding the pixels.
 
+    Args:
+        data: the file's bytes.
+        max_pixels: where `MAX_PIXELS` is too many.
+
     Raises:
-        BadImage: no known format, or over `MAX_BYTES` or `MAX_PIXELS`, or a side below `MIN_SIDE`.
+        BadImage: no known format, over `MAX_BYTES` or `max_pixels`, or a side below `MIN_SIDE`.
     """
+    max_pixels = min(max_pixels, MAX_PIXELS)
     if len(data) > MAX_BYTES:
         raise too_large(len(data))
     try:
@@ -85,8 +90,8 @@ def open_image(data: bytes) -> Image.Image:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise BadImage(f"broken header: {error}") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImage(f"{image.width}x{image.height}: more than {MAX_PIXELS:,} pixels")
+    if image.width * image.height > max_pixels:
+        raise BadImage(f"{image.width}x{image.height}: more than {max_pixels:,} pixels")
     if min(image.size) < MIN_SIDE:
         raise BadImage(f"{image.width}x{image.height}: a side is below {MIN_SIDE} pixels")
     return image
@@ -179,7 +184,7 @@ def centre_box(width: int, height: int, crop: float = 1.0) -> Box:
     return left, top, left + side, top + side
 
 
-def picture(data: bytes, size: int, box_of: BoxOf) -> np.ndarray:
+def picture(data: bytes, size: int, box_of: BoxOf, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode, cut a box and resize it (bicubic, antialiased).
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the box still has `size` pixels then.
@@ -189,6 +194,7 @@ def picture(data: bytes, size: int, box_of: BoxOf) -> np.ndarray:
         data: the file's bytes.
         size: side of the result in pixels.
         box_of: gives the box to cut, from the upright width and height.
+        max_pixels: of the file; see `open_image`.
 
     Returns:
         uint8, (size, size, 3), RGB.
@@ -196,7 +202,7 @@ def picture(data: bytes, size: int, box_of: BoxOf) -> np.ndarray:
     Raises:
         BadImage: the picture cannot be used; the message says why.
     """
-    image = open_image(data)
+    image = open_image(data, max_pixels)
     width, height = upright_size(image)
     left, top, right, bottom = box_of(width, height)
     pixels = _pixels(data, image, min(right - left, bottom - top) / size)

@@ -86,7 +86,7 @@ def read(url: str) -> Package:
         raise
     if not isinstance(model, dict) or "schema" not in model:
         raise BadInput(f"{url}: {MODEL_FILE} is not one that dogbreed fit wrote")
-    if model["schema"] > SCHEMA_VERSION:
+    if not isinstance(model["schema"], int) or model["schema"] > SCHEMA_VERSION:
         raise BadInput(
             f"{url}: the package has schema {model['schema']}, this dogbreed reads up to"
             f" {SCHEMA_VERSION}; upgrade dogbreed"
@@ -94,13 +94,22 @@ def read(url: str) -> Package:
     # What schema 1 did not know.
     model.setdefault("temperature", 1.0)
     model.setdefault("rejection", None)
-    model["preprocessing"].setdefault("flip", False)
     made = Package(url, model)
     try:
+        model["preprocessing"].setdefault("flip", False)
+        if not all(isinstance(name, str) for name in (*made.class_names, model["backbone"])):
+            raise BadInput("backbone and names of classes must be text")
+        if not (made.class_names and 16 <= model["preprocessing"]["size"] <= 4096):
+            raise BadInput("it has no classes, or no size from 16 to 4096 pixels")
+        if not (0 < model["preprocessing"]["crop"] <= 1 and model["run"] and model["data"]):
+            raise BadInput("crop must be above 0 and at most 1; run and data must be named")
+        storage.checked_digest(model["weights_sha256"])
         if not (math.isfinite(made.temperature) and made.temperature > 0):
             raise BadInput(f"temperature {made.temperature}: must be finite and above 0")
         _ = made.rejection
-    except (BadInput, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise BadInput(f"{url}: {MODEL_FILE} has no {error}") from None
+    except (BadInput, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{url}: {MODEL_FILE}: {error}") from None
     return made
 

@@ -1,0 +1,1 @@
+"""`dogbreed serve`: the model package behind LitServe. See `server` for how it is put together."""
