@@ -15,9 +15,11 @@ VERBS = {
     "validate": ("dogbreed.training", "validate", "score a run on split val"),
     "test": ("dogbreed.training", "test", "score a run on split test"),
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
+    "report": ("dogbreed.report.command", "report", "show runs: a page, a comparison, a table"),
     "serve": ("dogbreed.serve.command", "serve", "answer over HTTP, with a page for people"),
 }
-_PARSED_HERE = {"prepare", "predict", "serve"}  # plain functions: their signature is their flags
+# Plain functions: their signature is their flags; one of these may stand without its name.
+_PARSED_HERE = {"prepare": None, "predict": None, "report": "runs", "serve": None}
 
 HELP = """usage: dogbreed VERB [OPTIONS]
 
@@ -59,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise BadInput(f"no verb {verb!r}{nearest(verb, VERBS)}; see dogbreed --help")
         module, name, _ = VERBS[verb]
         function = getattr(import_module(module), name)
-        return run_function(verb, function, rest) if verb in _PARSED_HERE else function(rest)
+        if verb in _PARSED_HERE:
+            return run_function(verb, function, rest, _PARSED_HERE[verb])
+        return int(function(rest))
     except BadInput as error:
         print(f"dogbreed {verb}: error: {error}", file=sys.stderr)
         return 2
@@ -68,14 +72,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run_function(verb: str, function: Callable[..., None], argv: Sequence[str]) -> int:
-    """Parse `argv` by the function's signature and call it."""
+def run_function(
+    verb: str, function: Callable[..., None], argv: Sequence[str], words: str | None = None
+) -> int:
+    """Parse `argv` by the function's signature and call it; `words` takes what has no name."""
+    from docstring_parser import parse
+
     from dogbreed.parser import Parser
 
     about = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
     parser = Parser(prog=f"dogbreed {verb}", description=about)
     parser.add_argument("-c", "--config", action="config", help="YAML file with these options")
-    parser.add_function_arguments(function, as_group=False)
+    if words:
+        default = inspect.signature(function).parameters[words].default
+        told = {of.arg_name: of.description for of in parse(function.__doc__ or "").params}
+        parser.add_argument(words, nargs="*", default=list(default), help=told[words])
+    parser.add_function_arguments(function, as_group=False, skip={words} if words else None)
     values = parser.parse_args(list(argv))
     arguments = values.as_dict()
     arguments.pop("config")
