@@ -11,6 +11,7 @@ from typing import Any
 
 from dogbreed import storage
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.card import card
 from dogbreed.evaluate.rejection import Rejection
 
 SCHEMA_VERSION = 2
@@ -56,17 +57,24 @@ class Package:
         return data
 
 
-def write(url: str, model: dict[str, Any], weights: bytes) -> None:
+def write(
+    url: str,
+    model: dict[str, Any],
+    weights: bytes,
+    evaluations: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Write a package; `model.json` comes last, so that its presence means a complete package.
 
     Args:
         url: the package's folder.
         model: what `model.json` says; see `callbacks.history` for the fields.
         weights: a safetensors file's bytes.
+        evaluations: split -> what evaluation/{split}.json says, for the model card.
     """
     model = {"schema": SCHEMA_VERSION, **model, "weights_sha256": storage.digest_of(weights)}
     storage.write(storage.join(url, WEIGHTS_FILE), weights)
-    storage.write(storage.join(url, CARD_FILE), _card(model).encode())
+    text = card(model, model["metrics"], evaluations or {})
+    storage.write(storage.join(url, CARD_FILE), text.encode())
     storage.write_json(storage.join(url, MODEL_FILE), model)
 
 
@@ -112,22 +120,3 @@ def read(url: str) -> Package:
     except (BadInput, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{url}: {MODEL_FILE}: {error}") from None
     return made
-
-
-def _card(model: dict[str, Any]) -> str:
-    """The model card, in the Hub's format."""
-    data, val = model["data"], model["metrics"]["val"]
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in val.items())
-    return f"""---
-library_name: timm
-tags: [image-classification, dogbreed]
----
-# {model["run"]}: {model["backbone"]} for {len(model["classes"])} breeds
-
-- Trained on: {data["name"]}, version {data["version"][:12]}
-- First weights: {model["pretraining"]}
-- Input: {model["preprocessing"]["size"]} x {model["preprocessing"]["size"]} pixels, uint8 RGB
-- Validation: {scores}
-
-`{MODEL_FILE}` holds the rest. Figures hold for pictures like those of this data set.
-"""

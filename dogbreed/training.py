@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.card import renew
 from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
 from dogbreed.evaluate.rejection import Rejection
 from dogbreed.runs import CONFIG_FILE, Run, newest
@@ -266,6 +267,7 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
         report = evaluation.write(folder, split, seen)
         if is_own:
             run.record(**{split: values_of(report)})
+            renew(run)
         else:
             others = run.metrics().get("others", {})
             others[key] = others.get(key, {}) | {split: values_of(report)}

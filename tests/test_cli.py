@@ -22,6 +22,7 @@ OPTIONS = {
         *("--images", "--run", "--run_root", "--model", "--data", "--split", "--out"),
         *("--batch_size", "--device"),
     ],
+    "report": ["--out", "--split", "--sort", "--filter", "--best"],
 }
 
 

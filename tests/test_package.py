@@ -57,18 +57,12 @@ def test_the_description_is_written_last(url: str, monkeypatch: pytest.MonkeyPat
     assert written[-1] == "model.json"
 
 
-def test_the_card_names_model_data_first_weights_and_scores(url: str) -> None:
-    package.write(url, MODEL, WEIGHTS)
-    card = storage.read(storage.join(url, package.CARD_FILE)).decode()
-    assert card.startswith("---\nlibrary_name: timm\n")
-    for words in (
-        "brave-beagle: mobilenetv3_large_100 for 2 breeds",
-        "dogs, version 0123456789ab\n",
-        "First weights: ImageNet-1k",
-        "224 x 224",
-        "accuracy 0.9123, loss 0.3",
-    ):
-        assert words in card
+def test_the_card_is_written_beside_it_with_the_scores_of_the_evaluation(url: str) -> None:
+    summary = {"n": 50, "scores": {"top1": {"value": 0.9, "low": 0.85, "high": 0.95}}}
+    package.write(url, MODEL, WEIGHTS, {"val": summary})
+    text = storage.read(storage.join(url, package.CARD_FILE)).decode()
+    assert "# brave-beagle" in text
+    assert "0.900 (0.850 to 0.950)" in text
 
 
 def test_a_missing_package_is_an_error_that_says_what_writes_one(url: str) -> None:

@@ -124,7 +124,8 @@ class History(Callback):
             "run": name,
             "metrics": self.run.record(val=results),
         }
-        package.write(self.run.path(package.FOLDER), description, self._best_weights(pl_module))
+        folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
+        package.write(folder, description, weights, {"val": report})
         print(f"validation of {data.manifest.name}: {sentence(report)}")
         print(f"first weights: {pl_module.weights_used}")
         print(f"the run lies in {self.run.url}; next: dogbreed test --run {self.run.url}")

@@ -1,4 +1,4 @@
-"""The model card, in the Hugging Face Hub's format: what the model is for, and how good. No torch."""
+"""The model card, in the Hugging Face Hub's format: what a model is for, and how good it is."""
 
 import html
 import re
@@ -9,6 +9,7 @@ import yaml
 from dogbreed import breeds, storage
 from dogbreed.evaluate.caveats import INTERVALS, SAMPLE, caveats
 from dogbreed.evaluate.figures import TITLES, scores_of, with_interval
+from dogbreed.runs import Run
 
 _METRIC_TYPES = {
     "top1": "accuracy",
@@ -36,7 +37,7 @@ def card(
     return f"---\n{front}---\n\n" + "\n".join(parts)
 
 
-def renew(run_url: str) -> None:
+def renew(run: Run) -> None:
     """Write the card of a run's package anew, from what the run's files say now.
 
     Nothing happens where there is no package yet.
@@ -44,18 +45,16 @@ def renew(run_url: str) -> None:
     Raises:
         StorageError: the run's files cannot be read or written.
     """
-    folder = storage.join(run_url, "model")
-    if not storage.exists(storage.join(folder, "model.json")):
+    from dogbreed import package  # which writes cards itself
+    from dogbreed.evaluate.evaluation import FOLDER
+
+    path = run.path(package.FOLDER, package.MODEL_FILE)
+    if not storage.exists(path):
         return
-    summaries = {}
-    for split in ("val", "test"):
-        url = storage.join(run_url, "evaluation", f"{split}.json")
-        if storage.exists(url):
-            summaries[split] = storage.read_json(url)
-    path = storage.join(run_url, "metrics.json")
-    metrics = storage.read_json(path) if storage.exists(path) else {}
-    text = card(storage.read_json(storage.join(folder, "model.json")), metrics, summaries)
-    storage.write(storage.join(folder, "README.md"), text.encode())
+    urls = {split: run.path(FOLDER, f"{split}.json") for split in ("val", "test")}
+    summaries = {s: storage.read_json(url) for s, url in urls.items() if storage.exists(url)}
+    text = card(storage.read_json(path), run.metrics(), summaries)
+    storage.write(run.path(package.FOLDER, package.CARD_FILE), text.encode())
 
 
 def _metadata(model: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -108,10 +107,10 @@ no use on photographs.
 """
     return """## Intended use
 
-To name the breed of a dog that a photograph shows, among the breeds below, where a wrong answer does
-little harm: sorting albums, suggesting an answer to a person. Not for deciding what a dog may do, what
-it is worth, or how it will behave; a photograph says nothing of descent, and mixed breeds are not
-among the answers.
+To name the breed of a dog that a photograph shows, among the breeds below, where a wrong answer
+does little harm: sorting albums, suggesting an answer to a person. Not for deciding what a dog may
+do, what it is worth, or how it will behave; a photograph says nothing of descent, and mixed breeds
+are not among the answers.
 """
 
 
@@ -136,15 +135,14 @@ def _scores(model: dict[str, Any], scores: dict[str, dict[str, Any]], intervals:
     lines.append("|---|" + "---|" * len(splits))
     lines.append("| pictures | " + " | ".join(f"{scores[s]['n'] or 0:,}" for s in splits) + " |")
     for key, title in TITLES.items():
-        shown = [with_interval(scores[s][key]) if key in scores[s] else "–" for s in splits]
+        shown = [with_interval(scores[s][key]) if key in scores[s] else "-" for s in splits]
         lines.append(f"| {title} | " + " | ".join(shown) + " |")
     return "## Scores\n\n" + "\n".join(lines) + ("\n\n" + INTERVALS if intervals else "") + "\n"
 
 
 def _probabilities(model: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> str:
-    said = [
-        f"Logits are divided by a temperature of {model.get('temperature', 1.0):.4g}, fitted on validation."
-    ]
+    temperature = model.get("temperature", 1.0)
+    said = [f"Logits are divided by a temperature of {temperature:.4g}, fitted on validation."]
     for split, summary in summaries.items():
         of = summary["scores"]
         if {"ece", "ece_uncalibrated"} <= of.keys():
@@ -154,14 +152,14 @@ def _probabilities(model: dict[str, Any], summaries: dict[str, dict[str, Any]]) 
             )
     rejection = model.get("rejection")
     if rejection:
-        said.append(
-            f"\n\nA picture whose {rejection['score'].replace('_', ' ')} score lies above"
+        rule = (
+            f"A picture whose {rejection['score'].replace('_', ' ')} score lies above"
             f" {rejection['threshold']:.4g} is marked as none of the breeds; the threshold keeps"
             f" {rejection.get('keeps', 0.95):.0%} of the validation pictures."
         )
     else:
-        said.append("\n\nThe model rejects nothing: it names a breed for any picture, dog or not.")
-    return "## Probabilities and rejection\n\n" + " ".join(said).replace(" \n", "\n") + "\n"
+        rule = "The model rejects nothing: it names a breed for any picture, dog or not."
+    return f"## Probabilities and rejection\n\n{' '.join(said)}\n\n{rule}\n"
 
 
 def _limits(model: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
@@ -172,8 +170,8 @@ def _limits(model: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
         scores,
     )
     said.append(
-        "Figures hold for pictures like those of the data set. Puppies, groomed or mixed dogs, several"
-        " dogs in a picture, and breeds that are not listed are answered worse, or wrongly."
+        "Figures hold for pictures like those of the data set. Puppies, groomed or mixed dogs,"
+        " several dogs in a picture, and breeds that are not listed are answered worse, or wrongly."
     )
     return "## Limits\n\n" + "\n".join(f"- {_text(line)}" for line in said) + "\n"
 

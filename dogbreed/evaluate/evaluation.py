@@ -89,6 +89,7 @@ class Evaluation:
             "per_breed": _per_breed(judged, self.class_names),
             "confused": _confused(judged, self.class_names),
             "reliability": reliability(judged.confidence, judged.correct),
+            "reliability_uncalibrated": reliability(raw.confidence, raw.correct),
         }
 
     def table(self) -> pa.Table:

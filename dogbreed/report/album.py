@@ -65,15 +65,12 @@ class Album:
         """
         wanted = list(dict.fromkeys(ids))
         places = pc.index_in(pa.array(wanted, pa.string()), self.data.table.column("id"))
-        there = [
-            (i, row) for i, row in zip(wanted, places.to_pylist(), strict=True) if row is not None
-        ]
-        ranges = self.data.ranges(self.data.take([row for _, row in there]))
+        rows = self.data.take(places.drop_null().to_numpy())
         found: dict[str, np.ndarray] = {}
-        for (name, _), piece in zip(there, read_pictures(ranges), strict=True):
+        for row, piece in zip(rows, read_pictures(self.data.ranges(rows)), strict=True):
             if isinstance(piece, bytes):
                 try:
-                    found[name] = images.picture(
+                    found[row["id"]] = images.picture(
                         piece, size, lambda w, h: images.centre_box(w, h, crop)
                     )
                 except images.BadImage:

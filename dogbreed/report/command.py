@@ -34,11 +34,9 @@ def report(
             are = != < > <= >= and ~ for contains.
         best: print only the place of the run with the best of this score, such as val/log_loss.
     """
-    found = [(place, runs_in(place)) for place in runs]
-    roots = [
-        place for place, records in found if [r.url for r in records] != [storage.normal(place)]
-    ]
-    records = list({record.url: record for _, of in found for record in of}.values())
+    found = [record for place in runs for record in runs_in(place)]
+    records = list({record.url: record for record in found}.values())
+    roots = {storage.normal(place) for place in runs} - {record.url for record in records}
     if roots or best or filter:
         _table(", ".join(runs), records, out, sort, filter, best)
         return

@@ -68,7 +68,7 @@ def clustered(mass: np.ndarray) -> tuple[list[int], list[list[tuple[float, float
         [(x / 10 - 0.5, y / highest) for x, y in zip(across, up, strict=True)]
         for across, up in zip(drawn["icoord"], drawn["dcoord"], strict=True)
     ]
-    return [int(leaf) for leaf in drawn["leaves"]], branches
+    return [int(leaf) for leaf in drawn["leaves"] or []], branches
 
 
 def drawing(
@@ -104,7 +104,8 @@ def drawing(
             f'<text class="breed" x="{room - 3}" y="{middle + text * 0.35:.1f}"'
             f' font-size="{text}" text-anchor="end">{name}</text>'
             f'<text class="breed" font-size="{text}"'
-            f' transform="translate({middle + text * 0.35:.1f} {room - 3}) rotate(-90)">{name}</text>'
+            f' transform="translate({middle + text * 0.35:.1f} {room - 3}) rotate(-90)">'
+            f"{name}</text>"
         )
     for branch in tree:
         points = " ".join(

@@ -50,8 +50,9 @@ class Gallery:
         pairs = [_pair(scored, pair) for pair in scored.summary["confused"][:PAIRS]]
         wanted = [answers.ids[k] for k in worst]
         wanted += [answers.ids[k] for pair in pairs for k in (*pair["taken"], *pair["typical"])]
-        found = _fetch(record, scored, album, wanted, missing)
+        found = _fetch(scored, album, wanted, missing)
         heat = _heat(record, found, wanted[: len(worst)], missing)
+        pictures = {name: uri(found[name], SIDE) for name in wanted[: len(worst)] if name in found}
 
         def small(rows: list[int]) -> list[str]:
             return [uri(found[answers.ids[k]], SMALL) for k in rows if answers.ids[k] in found]
@@ -65,9 +66,7 @@ class Gallery:
                     "probability": float(answers.probability[k]),
                     "true_probability": float(answers.true_probability[k]),
                     "rejected": bool(answers.rejected[k]),
-                    "picture": uri(found[answers.ids[k]], SIDE)
-                    if answers.ids[k] in found
-                    else None,
+                    "picture": pictures.get(answers.ids[k]),
                     "heat": heat.get(answers.ids[k]),
                 }
                 for k in worst
@@ -94,12 +93,12 @@ def _pair(scored: "Scored", pair: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fetch(
-    record: Record, scored: "Scored", album: Album | None, ids: list[str], missing: list[str]
+    scored: "Scored", album: Album | None, ids: list[str], missing: list[str]
 ) -> dict[str, np.ndarray]:
-    seen = record.model.get("preprocessing") or scored.summary["data"].get("seen_as")
-    if album is None or not seen or not ids:
+    if album is None:
         return {}
-    found = album.pictures(ids, int(seen.get("size") or seen["image_size"]), float(seen["crop"]))
+    seen = scored.summary["data"]
+    found = album.pictures(ids, seen["image_size"], seen["crop"])
     if gone := len(set(ids) - found.keys()):
         missing.append(f"{gone} of the pictures to show cannot be read from {album.data.root}.")
     return found

@@ -13,11 +13,11 @@ import yaml
 
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.evaluation import FOLDER as EVALUATION
 from dogbreed.evaluate.figures import scores_of
 from dogbreed.retries import IN_FLIGHT
 from dogbreed.runs import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, RUN_FILE
 
-EVALUATION = "evaluation"
 MODEL = storage.join(package.FOLDER, package.MODEL_FILE)
 
 
@@ -85,7 +85,7 @@ class Record:
 
     @property
     def backbone(self) -> str:
-        """timm's name of the network."""
+        """The network's name in timm."""
         of_config = self.config.get("model") or {}
         return str(self.model.get("backbone") or of_config.get("backbone") or "")
 

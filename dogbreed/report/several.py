@@ -9,13 +9,14 @@ import numpy as np
 from dogbreed import storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.caveats import INTERVALS
+from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.evaluate.figures import TITLES, lower_is_better
 from dogbreed.report import curves
 from dogbreed.report.charts import legend
 from dogbreed.report.listing import COLUMNS, Line, cells
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions
-from dogbreed.report.records import EVALUATION, Record, read_many
+from dogbreed.report.records import Record, read_many
 
 DRAWN = 30  # runs with a curve, the first in the table's order
 _PLACES = ("run_root", "name", "resume", "data.classes")  # settings that tell nothing
@@ -37,7 +38,7 @@ def root_page(place: str, lines: Sequence[tuple[Record, Line]]) -> bytes:
         lines=[
             {
                 "cells": cells(about),
-                "values": about,
+                "about": about,
                 "url": record.url,
                 "colour": colours[record.url] % 10 if record.url in colours else None,
             }
@@ -158,7 +159,7 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 def _answers(records: Sequence[Record], split: str) -> dict[str, Predictions]:
     """By the run's URL, those that there are."""
-    path = f"{EVALUATION}/{split}.parquet"
+    path = f"{FOLDER}/{split}.parquet"
     urls = {storage.join(r.url, path): r.url for r in records if path in r.sizes}
     found = {}
     for url, data in read_many(list(urls)).items():

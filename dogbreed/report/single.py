@@ -8,13 +8,14 @@ import numpy as np
 from dogbreed import breeds, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.caveats import INTERVALS, caveats
+from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.report import confusion, curves
 from dogbreed.report.album import Album
 from dogbreed.report.charts import bars, reliability
 from dogbreed.report.gallery import Gallery
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions
-from dogbreed.report.records import EVALUATION, Record
+from dogbreed.report.records import Record
 
 MATRIX_CLASSES = 300  # above, a cell of the matrix is smaller than a pixel
 _BINS = 40
@@ -108,7 +109,7 @@ def _scored(record: Record, split: str | None, missing: list[str]) -> Scored | N
     chosen = split or ("test" if "test" in there else "val")
     if chosen not in there:
         return None
-    url = storage.join(record.url, EVALUATION, f"{chosen}.parquet")
+    url = storage.join(record.url, FOLDER, f"{chosen}.parquet")
     try:
         return Scored(chosen, there[chosen], Predictions.parse(storage.read(url), url))
     except BadInput as error:
