@@ -39,8 +39,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
-    """Tests that start many processes, a Ray cluster, or DVC."""
-    _install(session, "test", extras="[ray,dvc]")
+    """Tests that start many processes, a Ray cluster, DVC, or a browser (Debian's `chromium`)."""
+    _install(session, "test", "browser", extras="[ray,dvc]")
     session.run("pytest", "-m", "e2e", *(session.posargs or TESTS))
 
 
