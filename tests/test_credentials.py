@@ -1,17 +1,11 @@
 """Credentials are fsspec's own: a service account, requester pays, tokens that expire."""
 
-import json
-import threading
-from collections import deque
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from dogbreed import storage
 from dogbreed.data.dataset import PictureDataset
@@ -20,42 +14,7 @@ from dogbreed.data.manifest import Manifest
 from dogbreed.data.prepare import prepare
 from tests.conftest import forget_gcsfs
 from tests.doubles.gcs import FakeGCS
-
-LIFE = 20  # tokens issued after which one is refused
-
-
-class Issuer:
-    """Google's token endpoint: each token is said to be about to expire, so clients ask often."""
-
-    def __init__(self) -> None:
-        self.issued, self.accepted = 0, deque[str](maxlen=LIFE)
-        issuer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                issuer.issued += 1
-                issuer.accepted.append(f"token-{issuer.issued}")
-                about = {"access_token": issuer.accepted[-1], "expires_in": 1}
-                body = json.dumps(about | {"token_type": "Bearer"}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/token"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+from tests.doubles.tokens import LIFE, Issuer
 
 
 @pytest.fixture
@@ -69,21 +28,8 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def account(issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write a service account's file and let it be found as the application's default."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    about = {
-        "type": "service_account",
-        "project_id": "dogs",
-        "private_key": pem.decode(),
-        "client_email": "trainer@dogs.iam.gserviceaccount.com",
-        "token_uri": issuer.url,
-    }
     path = tmp_path / "account.json"
-    path.write_text(json.dumps(about))
+    issuer.account(path)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "google_default"})
     forget_gcsfs()

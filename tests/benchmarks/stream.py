@@ -1,6 +1,6 @@
 """How fast pictures come out of a bucket: against peers, against a step, to the first batch.
 
-    nox -s bench -- stream packed --photos DIR     # peers: pip install webdataset
+    nox -s bench -- stream packed --photos DIR     # more peers: litdata, mosaicml-streaming
     nox -s bench -- stream loose --photos DIR
     nox -s bench -- stream step --photos DIR
     nox -s bench -- stream first
@@ -18,17 +18,16 @@ import re
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -40,8 +39,20 @@ from dogbreed.data.manifest import SCHEMA, Manifest, save
 from dogbreed.data.prepare import prepare
 from dogbreed.data.transforms import Augment
 from dogbreed.ranges import read_ranges
+from tests.benchmarks.peers import (
+    BATCH,
+    WORKERS,
+    Parquet,
+    Peer,
+    Tar,
+    TarWhole,
+    WebDataset,
+    as_peers_want_it,
+    litdata,
+    mosaic,
+)
+from tests.doubles.tokens import Issuer
 
-WORKERS, BATCH = 2, 64
 FORKSERVER = multiprocessing.get_context("forkserver")
 
 
@@ -109,121 +120,6 @@ def ours(root: str, cache: str | None, kind: type = Undecoded, **options: Any) -
 
 def as_is(batch: Any) -> Any:
     return batch
-
-
-# Peers: each reads the same bytes, and hands out how many pictures and bytes came -----------
-
-
-class Peer(torch.utils.data.IterableDataset[Any]):
-    """The files of a bucket, shared between the workers; `samples` reads one of them."""
-
-    def __init__(self, urls: list[str]) -> None:
-        self.urls = urls
-
-    def samples(self, url: str) -> Iterator[bytes]:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        info = torch.utils.data.get_worker_info()
-        assert info is not None
-        batch: list[bytes] = []
-        for url in self.urls[info.id :: info.num_workers]:
-            for data in self.samples(url):
-                batch.append(data)
-                if len(batch) == BATCH:
-                    yield len(batch), sum(map(len, batch))
-                    batch = []
-        if batch:
-            yield len(batch), sum(map(len, batch))
-
-
-def opened(url: str, block: int) -> Any:
-    import fsspec
-
-    return fsspec.open(url, "rb", cache_type="readahead", block_size=block).open()
-
-
-class Tar(Peer):
-    """Python's tarfile over fsspec's readahead cache."""
-
-    block = 5 * 2**20
-
-    def samples(self, url: str) -> Iterator[bytes]:
-        with opened(url, self.block) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                reader = tar.extractfile(member)
-                assert reader is not None
-                yield reader.read()
-
-
-class TarWhole(Peer):
-    """Each shard fetched whole, then tarfile on the bytes."""
-
-    def samples(self, url: str) -> Iterator[bytes]:
-        import fsspec
-
-        data = fsspec.open(url).fs.cat_file(url)
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as tar:
-            for member in tar:
-                reader = tar.extractfile(member)
-                assert reader is not None
-                yield reader.read()
-
-
-class Parquet(Peer):
-    """Row groups of pyarrow over fsspec."""
-
-    def samples(self, url: str) -> Iterator[bytes]:
-        with opened(url, 5 * 2**20) as file:
-            for batch in pq.ParquetFile(file, pre_buffer=True).iter_batches(BATCH):
-                yield from batch.column("data").to_pylist()
-
-
-class WebDataset(Peer):
-    """The library, over fsspec's readahead cache, which is what opens gs:// without gsutil."""
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        import webdataset as wds
-        from webdataset.gopen import gopen_schemes
-
-        gopen_schemes["gs"] = lambda url, mode="rb", bufsize=0, **_: opened(url, 2**23)
-        shards = wds.WebDataset(self.urls, shardshuffle=False, nodesplitter=None, empty_check=False)
-        batch: list[bytes] = []
-        for sample in shards:
-            batch.append(sample["jpg"])
-            if len(batch) == BATCH:
-                yield len(batch), sum(map(len, batch))
-                batch = []
-        if batch:
-            yield len(batch), sum(map(len, batch))
-
-
-def as_peers_want_it(data: Path) -> tuple[list[str], list[str]]:
-    """The pictures again as WebDataset's tars and as Parquet, in equal halves of equal pictures."""
-    manifest = Manifest.open(str(data))
-    rows = manifest.take(manifest.rows_of("train"))
-    rows.sort(key=lambda row: str(row["digest"]))
-    tars, parquets = [], []
-    for part in range(WORKERS):
-        some = rows[part::WORKERS]
-        pieces = [piece for piece in read_ranges(manifest.ranges(some)) if isinstance(piece, bytes)]
-        assert len(pieces) == len(some)
-        tars.append(f"wds-{part}.tar")
-        with tarfile.open(data / tars[-1], "w") as tar:
-            for number, piece in enumerate(pieces):
-                about = tarfile.TarInfo(f"{number:06d}.jpg")
-                about.size = len(piece)
-                tar.addfile(about, io.BytesIO(piece))
-        parquets.append(f"{part}.parquet")
-        table = pa.table({"data": pa.array(pieces, pa.binary())})
-        pq.write_table(
-            table,
-            data / parquets[-1],
-            compression="none",
-            use_dictionary=False,
-            row_group_size=1000,
-        )
-    return tars, parquets
 
 
 # Timing -------------------------------------------------------------------------------------
@@ -310,6 +206,14 @@ def packed(options: argparse.Namespace, folder: Path) -> None:
 
             return run
 
+        def library(make: Callable[[str, str], Any]) -> Any:
+            def run() -> tuple[float, int, int]:
+                with tempfile.TemporaryDirectory(dir=options.cache) as cache:
+                    loader = make(url, cache)
+                    return epoch(loader, loader)
+
+            return run
+
         entries = {
             "dogbreed, shuffled, digests checked": own,
             "webdataset, readahead of 8 MiB": peer(WebDataset, tars),
@@ -317,7 +221,15 @@ def packed(options: argparse.Namespace, folder: Path) -> None:
             "tarfile, whole shards fetched": peer(TarWhole, tars),
             "parquet, pyarrow over gcsfs": peer(Parquet, parquets),
         }
+        if find_spec("litdata"):
+            entries["litdata"] = library(litdata)
+        if find_spec("streaming"):
+            entries["mosaicml-streaming"] = library(mosaic)
+        issuer = Issuer()  # mosaicml-streaming insists on credentials
+        issuer.account(folder / "account.json")
+        os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(folder / "account.json")
         race(entries, options.runs, "samples/s")
+        issuer.close()
 
 
 def loose(options: argparse.Namespace, folder: Path) -> None:
