@@ -51,7 +51,7 @@ class Axes:
         low, high = self.y
         return HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    def grid(self, x_label: str, y_label: str) -> Markup:
+    def grid(self, x_label: str, y_label: str = "") -> Markup:
         """Lines at round numbers, these, and what they count."""
         parts = []
         for tick in ticks(*self.y):
@@ -73,9 +73,12 @@ class Axes:
             f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
             f'<text class="axis" x="{(WIDTH + LEFT - RIGHT) / 2}" y="{HEIGHT - 6}"'
             f' text-anchor="middle">{escape(x_label)}</text>'
-            f'<text class="axis" transform="translate(11 {(bottom + TOP) / 2}) rotate(-90)"'
-            f' text-anchor="middle">{escape(y_label)}</text>'
         )
+        if y_label:
+            parts.append(
+                f'<text class="axis" transform="translate(11 {(bottom + TOP) / 2}) rotate(-90)"'
+                f' text-anchor="middle">{escape(y_label)}</text>'
+            )
         return Markup("".join(parts))
 
 
@@ -101,7 +104,7 @@ def lines(
     Args:
         series: those without a number are left out.
         x_label: what x counts.
-        y_label: what y is.
+        y_label: what y is; for those who do not see the drawing, others read it above.
         from_zero: whether y begins at 0.
         kept: x of the checkpoint that was kept.
         named: whether a legend stands below.
@@ -117,7 +120,7 @@ def lines(
         _span([x for x, _ in places] + [0.0]),
         _span([y for _, y in places] + ([0.0] if from_zero else []), margin=not from_zero),
     )
-    parts: list[str] = [axes.grid(x_label, y_label)]
+    parts: list[str] = [axes.grid(x_label)]
     if kept is not None:
         x = axes.across(kept)
         parts.append(
@@ -229,11 +232,11 @@ def short(value: float) -> str:
     """A tick's number: ``25k``, ``0.4``, ``1e-4``."""
     for power, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= power:
-            return f"{value / power:.3g}{letter}"
+            return f"{value / power:.4g}{letter}"
     if abs(value) < 1e-12:
         return "0"
     if abs(value) >= 1e-3:
-        return f"{value:.3g}"
+        return f"{value:.4g}"
     return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
 
 

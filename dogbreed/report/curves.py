@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from dogbreed.report.charts import Series, lines
 from dogbreed.report.records import Record
 
@@ -38,7 +40,7 @@ def of_run(record: Record) -> list[dict[str, Any]]:
     groups = {
         "Loss": _distinct(rows, loss),
         "Top-1": {"train/top1": "training", "val/top1": "validation"},
-        "Learning rate": {name: name.removeprefix("lr/") for name in rates},
+        "Learning rate": _distinct(rows, {name: name.removeprefix("lr/") for name in rates}),
         "Images a second": {"train_images_per_s": "training"},
     }
     panels = []
@@ -80,12 +82,12 @@ def of_runs(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _distinct(rows: list[Row], names: dict[str, str]) -> dict[str, str]:
-    """Without columns that repeat another's values: validation's loss is mostly its log-loss."""
+    """Without columns that repeat another's values, as validation's loss may its log-loss."""
     seen: list[list[float]] = []
     kept = {}
     for name, text in names.items():
         values = [row.get(name, _NONE) for row in rows]
-        if not any(all(abs(a - b) < 1e-4 for a, b in zip(values, o, strict=True)) for o in seen):
+        if not any(np.allclose(values, other, atol=1e-8, equal_nan=True) for other in seen):
             seen.append(values)
             kept[name] = text
     return kept

@@ -1,17 +1,15 @@
 """Pictures that were answered wrongly: the worst, with what the network looked at, and pairs."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dogbreed import breeds, package, storage
 from dogbreed.errors import BadInput
 from dogbreed.report.album import Album, uri
+from dogbreed.report.predictions import Scored
 from dogbreed.report.records import Record
-
-if TYPE_CHECKING:
-    from dogbreed.report.single import Scored
 
 WORST = 24  # mistakes shown
 PAIRS = 12  # pairs of breeds
@@ -35,7 +33,7 @@ class Gallery:
 
     @classmethod
     def of(
-        cls, record: Record, scored: "Scored", album: Album | None, missing: list[str]
+        cls, record: Record, scored: Scored, album: Album | None, missing: list[str]
     ) -> "Gallery":
         """Choose pictures, fetch them, and ask the model where it looked.
 
@@ -78,7 +76,7 @@ class Gallery:
         )
 
 
-def _pair(scored: "Scored", pair: dict[str, Any]) -> dict[str, Any]:
+def _pair(scored: Scored, pair: dict[str, Any]) -> dict[str, Any]:
     """A confused pair with the rows of its pictures."""
     answers, names = scored.answers, scored.names
     true, predicted = names.index(pair["true"]), names.index(pair["predicted"])
@@ -93,7 +91,7 @@ def _pair(scored: "Scored", pair: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fetch(
-    scored: "Scored", album: Album | None, ids: list[str], missing: list[str]
+    scored: Scored, album: Album | None, ids: list[str], missing: list[str]
 ) -> dict[str, np.ndarray]:
     if album is None:
         return {}

@@ -31,7 +31,7 @@ def render(template: str, **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"title_of": breeds.title, "size": size_text}
+    environment.filters |= {"title_of": breeds.title, "size": size_text, "percent": _percent}
     page = environment.get_template(template).render(
         **values,
         policy=policy,
@@ -43,6 +43,15 @@ def render(template: str, **values: Any) -> bytes:
     )
     # A file's name or a breed may hold bytes that are no text.
     return page.encode(errors="replace")
+
+
+def _percent(share: float) -> str:
+    """``12.3 %``, on one line."""
+    return (
+        "<\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%"
+        if share < 5e-4
+        else f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
+    )
 
 
 def _asset(name: str) -> str:

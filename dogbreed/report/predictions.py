@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -87,3 +88,23 @@ class Predictions:
         """Rows of a breed that was taken for another, the surest first: int64, (k,)."""
         rows = np.flatnonzero((self.label == true) & (self.predicted == predicted))
         return rows[np.argsort(-self.probability[rows], kind="stable")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The split of a run that its report is about.
+
+    Args:
+        split: its name.
+        summary: what evaluation/{split}.json says.
+        answers: to each picture.
+    """
+
+    split: str
+    summary: dict[str, Any]
+    answers: Predictions
+
+    @property
+    def names(self) -> list[str]:
+        """The classes in the order of the answers' numbers."""
+        return [breed["name"] for breed in self.summary["per_breed"]]

@@ -8,7 +8,7 @@ import numpy as np
 
 from dogbreed import storage
 from dogbreed.errors import BadInput
-from dogbreed.evaluate.caveats import INTERVALS
+from dogbreed.evaluate.caveats import INTERVALS, caveats
 from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.evaluate.figures import TITLES, lower_is_better
 from dogbreed.report import curves
@@ -16,10 +16,13 @@ from dogbreed.report.charts import legend
 from dogbreed.report.listing import COLUMNS, Line, cells
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions
-from dogbreed.report.records import Record, read_many
+from dogbreed.report.records import Record, flat, read_many
 
 DRAWN = 30  # runs with a curve, the first in the table's order
-_PLACES = ("run_root", "name", "resume", "data.classes")  # settings that tell nothing
+_APART = (
+    "The runs were scored on different data (see the versions below): their scores do not compare."
+)
+_TELL_NOTHING = {"run_root", "name", "resume", "data.classes"}  # settings
 
 
 def root_page(place: str, lines: Sequence[tuple[Record, Line]]) -> bytes:
@@ -60,13 +63,10 @@ def page(records: Sequence[Record]) -> tuple[bytes, list[str]]:
     """
     missing = [f"{r.name}: no curves, it has no validation yet." for r in records if not r.rows]
     versions = {r.data_version for r in records}
-    notes = [INTERVALS]
-    if len(versions) > 1:
-        notes.insert(
-            0,
-            "The runs were scored on different data (see the versions below): their scores do not"
-            " compare.",
-        )
+    notes = [] if len(versions) == 1 else [_APART]
+    for record in records:
+        breeds = [entry["name"] for entry in record.model.get("classes", [])]
+        notes += caveats(record.weights, record.data_name, breeds, record.scores)
     tables = [
         {"split": split, "rows": _compared(records, split, missing, len(versions) == 1)}
         for split in ("test", "val")
@@ -78,7 +78,7 @@ def page(records: Sequence[Record]) -> tuple[bytes, list[str]]:
         "several.html",
         records=records,
         tables=tables,
-        notes=notes,
+        notes=list(dict.fromkeys([*notes, INTERVALS])),
         missing=missing,
         curves=curves.of_runs(records),
         legend=legend([(r.name, k % 10, k >= 10) for k, r in enumerate(records)]),
@@ -182,20 +182,8 @@ def _settings(record: Record) -> dict[str, str]:
     }
     for name, version in about.get("packages", {}).items():
         told[f"package {name}"] = str(version)
-    return _flat(record.config) | told
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, entry in value.items():
-        name = f"{prefix}{key}"
-        if name in _PLACES:
-            continue
-        if isinstance(entry, dict):
-            found |= _flat(entry, f"{name}.")
-        else:
-            found[name] = "" if entry is None else str(entry)
-    return found
+    config = flat(record.config)
+    return {name: value for name, value in config.items() if name not in _TELL_NOTHING} | told
 
 
 def _different(settings: Sequence[dict[str, str]]) -> list[tuple[str, list[str]]]:

@@ -1,9 +1,9 @@
 """The report of one run: what it holds, and what is missing and how to get it."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from dogbreed import breeds, storage
 from dogbreed.errors import BadInput
@@ -14,31 +14,11 @@ from dogbreed.report.album import Album
 from dogbreed.report.charts import bars, reliability
 from dogbreed.report.gallery import Gallery
 from dogbreed.report.page import render
-from dogbreed.report.predictions import Predictions
-from dogbreed.report.records import Record
+from dogbreed.report.predictions import Predictions, Scored
+from dogbreed.report.records import Record, flat
 
 MATRIX_CLASSES = 300  # above, a cell of the matrix is smaller than a pixel
-_BINS = 40
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """The split of a run that its report is about.
-
-    Args:
-        split: its name.
-        summary: what evaluation/{split}.json says.
-        answers: to each picture.
-    """
-
-    split: str
-    summary: dict[str, Any]
-    answers: Predictions
-
-    @property
-    def names(self) -> list[str]:
-        """The classes in the order of the answers' numbers."""
-        return [breed["name"] for breed in self.summary["per_breed"]]
+BINS = 30  # of a histogram
 
 
 def page(record: Record, split: str | None = None) -> tuple[bytes, list[str]]:
@@ -82,7 +62,7 @@ def page(record: Record, split: str | None = None) -> tuple[bytes, list[str]]:
         gallery=Gallery.of(record, scored, album, missing) if scored else None,
         sheet=_sheet(album),
         config=record.files.get("config.yaml", b"").decode(errors="replace"),
-        environment=_flat({k: v for k, v in about.items() if k not in {"name", "weights"}}),
+        environment=flat({k: v for k, v in about.items() if k not in {"name", "weights"}}),
         missing=missing,
     )
     return html, missing
@@ -127,58 +107,63 @@ def _album(record: Record, scored: Scored | None, missing: list[str]) -> Album |
 
 
 def _calibration(scored: Scored | None) -> dict[str, Any] | None:
+    """Diagrams, and what the temperature changed."""
     if scored is None:
         return None
-    summary = scored.summary
-    after = [("with temperature", summary["reliability"])]
-    before = summary.get("reliability_uncalibrated")
+    summary, scores = scored.summary, scored.summary["scores"]
+    curves = [("with temperature", summary["reliability"])]
+    if before := summary.get("reliability_uncalibrated"):
+        curves.append(("without", before))
+    sure = _histogram(
+        scored.answers, scored.answers.probability, (0.0, 1.0), "probability of the answer"
+    )
     return {
-        "diagram": reliability(after + ([("without", before)] if before else [])),
+        "diagram": reliability(curves),
         "temperature": summary["temperature"],
-        "ece": summary["scores"].get("ece"),
-        "ece_before": summary["scores"].get("ece_uncalibrated"),
-        "loss": summary["scores"].get("log_loss"),
-        "loss_before": summary["scores"].get("log_loss_uncalibrated"),
-        "confidence": _histogram(
-            scored.answers, scored.answers.probability, "probability of the answer"
-        ),
+        "ece": scores.get("ece"),
+        "ece_before": scores.get("ece_uncalibrated"),
+        "loss": scores.get("log_loss"),
+        "loss_before": scores.get("log_loss_uncalibrated"),
+        "confidence": sure,
+    }
+
+
+def _rejection(scored: Scored | None) -> dict[str, Any] | None:
+    """Who would have been rejected; None where nobody is."""
+    rejection = scored.summary.get("rejection") if scored else None
+    if scored is None or not rejection:
+        return None
+    answers = scored.answers
+    scores, threshold = answers.reject_score, float(rejection["threshold"])
+    span = (
+        min(scores.min(initial=threshold), threshold),
+        max(scores.max(initial=threshold), threshold),
+    )
+    return {
+        "score": str(rejection["score"]).replace("_", " "),
+        "threshold": threshold,
+        "keeps": rejection.get("keeps"),
+        "rejected": int(answers.rejected.sum()),
+        "wrong": int((answers.rejected & ~answers.right).sum()),
+        "n": len(answers.ids),
+        "histogram": _histogram(answers, scores, span, "rejection score", threshold),
     }
 
 
 def _histogram(
-    answers: Predictions, values: np.ndarray, label: str, threshold: float | None = None
-) -> Any:
+    answers: Predictions,
+    values: np.ndarray,
+    span: tuple[float, float],
+    label: str,
+    threshold: float | None = None,
+) -> Markup:
     """Of right and of wrong answers."""
-    low, high = float(values.min(initial=0)), float(values.max(initial=1))
-    if label.startswith("probability"):
-        low, high = 0.0, 1.0
-    elif len(values):
-        low, high = float(values.min()), float(values.max())
-    edges = np.linspace(low, max(high, low + 1e-9), (_BINS if threshold is not None else 20) + 1)
+    edges = np.linspace(span[0], max(span[1], span[0] + 1e-9), BINS + 1)
     groups = [
         (name, np.histogram(values[chosen], edges)[0].tolist())
         for name, chosen in (("right answers", answers.right), ("wrong answers", ~answers.right))
     ]
     return bars(groups, edges.tolist(), label, threshold)
-
-
-def _rejection(scored: Scored | None) -> dict[str, Any] | None:
-    rejection = scored.summary.get("rejection") if scored else None
-    if scored is None or not rejection:
-        return None
-    answers = scored.answers
-    wrong = answers.rejected & ~answers.right
-    return {
-        "score": str(rejection["score"]).replace("_", " "),
-        "threshold": rejection["threshold"],
-        "keeps": rejection.get("keeps"),
-        "rejected": int(answers.rejected.sum()),
-        "wrong": int(wrong.sum()),
-        "n": len(answers.ids),
-        "histogram": _histogram(
-            answers, answers.reject_score, "rejection score", rejection["threshold"]
-        ),
-    }
 
 
 def _confusion(scored: Scored | None, missing: list[str]) -> dict[str, Any] | None:
@@ -207,14 +192,3 @@ def _sheet(album: Album | None) -> str | None:
         return album.sheet() if album else None
     except BadInput:
         return None
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as lines: `data.root` -> `gs://…`."""
-    found: dict[str, str] = {}
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            found |= _flat(entry, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = "" if entry is None else str(entry)
-    return found

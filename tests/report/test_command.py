@@ -17,7 +17,6 @@ from dogbreed.data import manifest
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.runs import Run
 from tests.report.made import began, scored, trained
-from tests.test_training import fit_words
 
 EVIL = "<script>alert('x')</script>"
 
@@ -57,15 +56,6 @@ def report(*words: str) -> None:
 
 def page_of(path: str | Path) -> Page:
     return Page(storage.read(str(path)))
-
-
-@pytest.fixture(scope="module")
-def real(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Train and test a run; for reading only."""
-    root = str(tmp_path_factory.mktemp("runs"))
-    assert main(fit_words(tiny_dataset, root, "real")) == 0
-    assert main(["test", "--run", f"{root}/real"]) == 0
-    return f"{root}/real"
 
 
 def test_the_page_of_a_run_shows_what_its_files_say(

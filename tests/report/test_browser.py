@@ -1,0 +1,136 @@
+"""Reports in a browser: nothing it complains of, and all that is to be clicked works."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dogbreed.cli import main
+from tests.report.made import scored, trained
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run's page, one of two runs, and one of a root; for reading only."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name, skill in (("a", 0.5), ("b", 2.0)):
+        scored(f"{folder}/runs", name, tiny_dataset, skill=skill)
+    trained(f"{folder}/runs", "c", top1=0.75)
+    assert main(["report", f"{folder}/runs/a", "--out", f"{folder}/run.html"]) == 0
+    both = [f"{folder}/runs/a", f"{folder}/runs/b"]
+    assert main(["report", *both, "--out", f"{folder}/two.html"]) == 0
+    assert main(["report", f"{folder}/runs", "--out", f"{folder}/root.html"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    """Start a browser without a window."""
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=[1280, 360])
+def page(
+    request: pytest.FixtureRequest, browser: "playwright.Browser"
+) -> Iterator["playwright.Page"]:
+    """Open a window, as wide as a screen and as a phone, and see that nothing goes wrong in it."""
+    window = browser.new_page(viewport={"width": request.param, "height": 740})
+    wrong: list[str] = []
+    window.on("console", lambda said: wrong.append(said.text))
+    window.on("pageerror", lambda error: wrong.append(str(error)))
+    window.on(
+        "request",
+        lambda asked: wrong.append(asked.url) if asked.url[:5] not in {"file:", "data:"} else None,
+    )
+    yield window
+    wide = window.evaluate("document.documentElement.scrollWidth - innerWidth")
+    window.close()
+    assert wrong == []
+    assert wide <= 0, "the page can be pushed sideways"
+
+
+@pytest.mark.parametrize("name", ["run", "two", "root"])
+def test_a_page_opens_from_the_disk(name: str, pages: Path, page: "playwright.Page") -> None:
+    page.goto(f"file://{pages}/{name}.html")
+    assert page.locator("h1").is_visible()
+    assert page.evaluate(
+        "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+    )
+    assert page.locator("svg.chart").first.is_visible()
+
+
+def test_a_table_is_sorted_by_its_heads_also_with_the_keyboard(
+    pages: Path, page: "playwright.Page"
+) -> None:
+    page.goto(f"file://{pages}/run.html")
+    head = page.locator("#breeds thead th", has_text="F1").first
+
+    def column() -> list[float]:
+        return [
+            float(text)
+            for text in page.locator("#breeds tbody tr td:nth-child(5)").all_inner_texts()
+        ]
+
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert column() == sorted(column(), reverse=True)
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(column())
+    page.locator("#breeds thead button", has_text="Breed").click()
+    names = page.locator("#breeds tbody th").all_inner_texts()
+    assert names == sorted(names)
+    assert page.locator("#breeds th[aria-sort]").count() == 1
+
+
+def test_the_matrix_tells_a_cell_that_is_pointed_at_or_reached_by_keys(
+    pages: Path, page: "playwright.Page"
+) -> None:
+    page.goto(f"file://{pages}/run.html")
+    told = page.locator("#cell")
+    page.locator("#matrix .hit").first.click()
+    assert re.search(r": \d+ of \d+ right", told.inner_text())
+    page.locator("#matrix").focus()
+    page.keyboard.press("ArrowDown")
+    assert re.search(r" taken for .*: \d+ of \d+", told.inner_text())
+
+
+def test_curves_go_by_samples_or_by_epochs(pages: Path, page: "playwright.Page") -> None:
+    page.goto(f"file://{pages}/two.html")
+    shown = page.locator("#curves [data-axis]:visible .axis")
+    assert set(shown.all_text_contents()) == {"samples seen"}
+    page.get_by_role("radio", name="epochs").check()
+    assert set(shown.all_text_contents()) == {"epochs"}
+
+
+def test_runs_are_found_by_what_is_typed(pages: Path, page: "playwright.Page") -> None:
+    page.goto(f"file://{pages}/root.html")
+    rows = page.locator("#table tbody tr:visible")
+    assert rows.count() == 3
+    page.locator("input[type=search]").fill("abababab")
+    assert rows.count() == 1
+    assert rows.locator("th").inner_text() == "c"
+
+
+def test_on_paper_everything_is_open(pages: Path, page: "playwright.Page") -> None:
+    page.goto(f"file://{pages}/run.html")
+    assert page.pdf()[:5] == b"%PDF-"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
