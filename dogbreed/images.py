@@ -22,6 +22,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_000_000  # just below where Pillow itself suspects a decompression bomb
 MIN_SIDE = 16
+PIXELS_VERSION = 1  # to be raised when `picture` gives others: what was computed is void
 CUT_QUALITY = 95  # of a JPEG made from a part of a picture
 _JPEG_SIDE = 65_500  # the longest that libjpeg writes
 

@@ -12,6 +12,7 @@ Known limitation: with P writing processes the bound can be exceeded by P / 20.
 import contextlib
 import fcntl
 import logging
+import mmap
 import os
 import tempfile
 import time
@@ -77,6 +78,15 @@ class Cache:
         finally:
             os.close(handle)
 
+    def map(self, name: str) -> mmap.mmap | None:
+        """All of an entry, mapped: it can be read also after others have removed it. Or None."""
+        try:
+            with open(self._path(name), "rb") as file:
+                os.utime(file.fileno())
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # of an empty file, a ValueError
+            return None
+
     def remove(self, name: str) -> None:
         """Forget an entry."""
         with contextlib.suppress(OSError):
@@ -100,7 +110,7 @@ class Cache:
         except OSError as error:
             self.works = False
             if not self.silent:
-                _log.warning("%s: pictures are no longer cached (%s)", self.folder, error.strerror)
+                _log.warning("%s: nothing more is cached (%s)", self.folder, error.strerror)
             return
         self._unchecked += len(data)
         if self._unchecked > self.max_bytes / 20:

@@ -3,16 +3,21 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import Batch, PictureDataset, bad_picture
 from dogbreed.data.device import DeviceDecoder, check_available
+from dogbreed.data.epochs import Epochs, Order
+from dogbreed.data.extraction import Extractor, Features
+from dogbreed.data.feature_loader import FeatureLoader
+from dogbreed.data.features import FeatureCache, View
 from dogbreed.data.loader import EpochLoader, fork_server
 from dogbreed.data.manifest import Manifest, cache_home
 from dogbreed.data.prepare import embedded_sample
@@ -47,6 +52,11 @@ class DogDataModule(LightningDataModule):
         cache_dir: folder on this disk for pictures fetched from a bucket; none: the user's cache.
         cache_size_gb: bound of that folder in gigabytes; 0 turns the cache off.
         on_bad_image: `error` ends the run at a picture that can't be read, `skip` counts it.
+        features: where the features of a frozen backbone are kept, so that a picture passes it
+            once, in this run or in another; training's too if `augment` leaves the pictures whole
+            and in their light. `auto`: the user's cache, a folder, a URL, or `none`: nowhere.
+        features_gb: bound of that place in gigabytes; on a disk what was used longest ago goes.
+        features_precision: in which they are computed: that of the `run`, or `bf16`.
         max_skipped: how many pictures of an epoch a process may skip before it is an error.
         seed: of order and augmentation; none: that of --seed_everything.
 
@@ -69,6 +79,9 @@ class DogDataModule(LightningDataModule):
         window: int = 8,
         cache_dir: str | None = None,
         cache_size_gb: float = 20.0,
+        features: str = "auto",
+        features_gb: float = 10.0,
+        features_precision: Literal["run", "bf16"] = "run",
         on_bad_image: Literal["error", "skip"] = "error",
         max_skipped: int = 100,
         seed: int | None = None,
@@ -90,7 +103,11 @@ class DogDataModule(LightningDataModule):
             check_available()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         self.workers = min(8, max(1, cores // 2)) if workers is None else workers
-        if self.workers:
+        self.features = (
+            None if features == "none" else FeatureCache(features, int(features_gb * 1e9))
+        )
+        self.features_precision = features_precision
+        if self.workers and not (self.features and augment.few_views):
             fork_server()  # imports while the manifest is opened and the network built
         self.manifest = Manifest.open(root if root is not None else embedded_sample())
         self.class_names = classes or self.manifest.classes
@@ -106,42 +123,85 @@ class DogDataModule(LightningDataModule):
         if cache_size_gb > 0 and not is_local(self.manifest.root):
             folder = cache_dir or cache_home() / "pictures"
             self.cache = Cache(folder, int(cache_size_gb * 1e9))
-        self._loaders: dict[str, EpochLoader] = {}
+        self._loaders: dict[str, Epochs] = {}
 
-    def _loader(self, split: str, *, train: bool, samples_seen: Callable[[], int]) -> EpochLoader:
+    def _loader(self, split: str, *, train: bool, samples_seen: Callable[[], int]) -> Epochs:
         """The loader of a split; kept, so that its workers live as long as the run."""
-        if split not in self._loaders:
-            trainer = self.trainer
-            assert trainer is not None
-            dataset = PictureDataset(
-                self.manifest,
-                self.labels,
-                size=self.image_size,
-                crop=self.crop,
-                augment=self.augment if train else None,
-                seed=self.seed,
-                cache=self.cache,
-                skip_bad=self.skip_bad,
-                encoded=self.decode == "gpu",
+        if split in self._loaders:
+            return self._loaders[split]
+        trainer, rows = self.trainer, self.manifest.rows_of(split)
+        assert trainer is not None
+        balanced = train and self.balance == "sampler"
+        order: Order = {
+            "batch_size": self.batch_size,
+            "shuffle": train,
+            "seed": self.seed,
+            "window": self.window,
+            "balance": self.manifest.column("label")[rows] if balanced else None,
+            "samples_seen": samples_seen,
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+        }
+        module: Any = trainer.lightning_module
+        view: View | None = module.frozen_view()
+        loader: Epochs
+        if self.features is not None and view and (self.augment.few_views or not train):
+            plain, mirrored = self.features_of(split, view), None
+            if self.augment.flip > 0 if train else module.network.flip:
+                mirrored = self.features_of(split, dataclasses.replace(view, mirrored=True))
+            flip = self.augment.flip if train else None
+            loader = FeatureLoader(self.manifest, self.labels, plain, mirrored, flip=flip, **order)
+        else:
+            augment = self.augment if train else None
+            dataset = self._pictures(
+                self.image_size, self.crop, augment=augment, encoded=self.decode == "gpu"
             )
-            rows = self.manifest.rows_of(split)
-            balanced = train and self.balance == "sampler"
-            self._loaders[split] = EpochLoader(
-                dataset,
-                rows,
-                batch_size=self.batch_size,
-                shuffle=train,
-                seed=self.seed,
-                window=self.window,
-                balance=self.manifest.column("label")[rows] if balanced else None,
-                samples_seen=samples_seen,
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-                workers=self.workers,
-                prefetch=self.prefetch,
-                pin=True,
+            loader = EpochLoader(
+                dataset, rows, workers=self.workers, prefetch=self.prefetch, pin=True, **order
             )
-        return self._loaders[split]
+        self._loaders[split] = loader
+        return loader
+
+    def _pictures(
+        self, size: int, crop: float, *, augment: Augment | None = None, encoded: bool = False
+    ) -> PictureDataset:
+        return PictureDataset(
+            self.manifest,
+            self.labels,
+            size=size,
+            crop=crop,
+            augment=augment,
+            seed=self.seed,
+            cache=self.cache,
+            skip_bad=self.skip_bad,
+            encoded=encoded,
+        )
+
+    def features_of(self, split: str, view: View) -> Features:
+        """What a frozen network says of a split's pictures, kept or computed now.
+
+        All processes must take part.
+
+        Raises:
+            BadInput: a picture cannot be read, and none may be skipped.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+
+        def end_if_asked() -> None:
+            if trainer.received_sigterm:
+                raise SIGTERMException
+
+        extractor = Extractor(
+            self.features or FeatureCache("auto", 0),
+            lambda view: self._pictures(view.size, view.crop),
+            workers=self.workers,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            barrier=trainer.strategy.barrier,
+            check=end_if_asked,
+        )
+        return extractor.features(split, view)
 
     def setup(self, stage: str) -> None:
         """See that the splits are there, before anything is written. Raises BadInput."""
@@ -174,15 +234,15 @@ class DogDataModule(LightningDataModule):
         weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return torch.from_numpy(np.where(counts > 0, weights, 0)).float()
 
-    def train_dataloader(self) -> EpochLoader:
+    def train_dataloader(self) -> Epochs:
         """Batches of split `train`, from where the run stands."""
         return self._loader("train", train=True, samples_seen=self._samples_seen)
 
-    def val_dataloader(self) -> EpochLoader:
+    def val_dataloader(self) -> Epochs:
         """Batches of split `val`, in the manifest's order."""
         return self._loader("val", train=False, samples_seen=lambda: 0)
 
-    def test_dataloader(self) -> EpochLoader:
+    def test_dataloader(self) -> Epochs:
         """Batches of split `test`, in the manifest's order."""
         return self._loader("test", train=False, samples_seen=lambda: 0)
 
@@ -195,7 +255,7 @@ class DogDataModule(LightningDataModule):
         """Decode what is still a JPEG, and change the light of training pictures, on the device."""
         if batch["jpegs"]:
             self._decode(batch)
-        if self.trainer is not None and self.trainer.training:
+        if self.trainer is not None and self.trainer.training and "image" in batch:
             image: Tensor = relight(batch["image"], batch["light"])
             batch["image"] = image
         return batch

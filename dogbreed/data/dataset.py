@@ -4,7 +4,7 @@ This file and what it imports know nothing of Lightning, so that workers start q
 """
 
 import time
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -17,15 +17,17 @@ from dogbreed.data.device import Encoded
 from dogbreed.data.manifest import Manifest
 from dogbreed.data.order import Request
 from dogbreed.data.reader import Cost, Found, Reader
-from dogbreed.data.transforms import Augment, draws, light, random_box
+from dogbreed.data.transforms import Augment, draws, key_of, light, random_box
 from dogbreed.errors import BadInput
 
 
 class Batch(TypedDict):
     """What a step gets."""
 
-    image: Tensor
+    image: NotRequired[Tensor]
     """uint8, (B, 3, S, S), channels last; without those that are still JPEGs."""
+    embedding: NotRequired[Tensor]
+    """float32, (B, D): features of the pictures, in their place; see `extraction.py`."""
     jpegs: list[Encoded]
     """Pictures that the device decodes; none, unless it was asked to."""
     label: Tensor
@@ -34,7 +36,7 @@ class Batch(TypedDict):
     """bool, (B,): False for padding and for pictures that could not be read."""
     row: Tensor
     """int64, (B,): rows of the manifest."""
-    light: Tensor
+    light: NotRequired[Tensor]
     """float32, (B, 3): factors for `transforms.relight`; ones without augmentation."""
     samples_seen: int
     """Of all ranks since the start of the run, this batch included."""
@@ -113,9 +115,9 @@ class PictureDataset(Dataset[Batch]):
             try:
                 if not isinstance(data, bytes):
                     raise data
-                # A picture that comes again in an epoch looks different each time.
-                key = f"{row['id']}\0{times}" if (times := request.times[k]) else row["id"]
-                box_of, flip, factors[k] = self._view(request.epoch, key)
+                box_of, flip, factors[k] = self._view(
+                    request.epoch, key_of(row["id"], request.times[k])
+                )
                 if self.encoded and (box := images.jpeg_box(data, box_of)):
                     jpegs.append(Encoded(k, data, box, flip))
                     continue
@@ -149,6 +151,8 @@ class PictureDataset(Dataset[Batch]):
             return self._centre, False, (1.0, 1.0, 1.0)
         augment, rng = self.augment, draws(self.seed, epoch, key)
         flip, factors = rng.random() < augment.flip, light(rng, augment)
+        if augment.whole:
+            return self._centre, flip, factors
         return lambda w, h: random_box(rng, w, h, augment), flip, factors
 
     def _fetch(self, rows: list[dict[str, Any]]) -> list[Found]:

@@ -1,21 +1,21 @@
 """Workers around the data set, and the place in the epoch from which they go on."""
 
-import math
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dogbreed.data.dataset import Batch, PictureDataset
+from dogbreed.data.epochs import Epochs, Order
 from dogbreed.data.handover import Handover
-from dogbreed.data.order import Request, balanced_order, epoch_order, requests, shard_numbers
+from dogbreed.data.order import Request
 from dogbreed.data.pages import Page, Plan
 from dogbreed.errors import BadInput
 from dogbreed.orphans import end_with_parent
@@ -91,27 +91,16 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-class EpochLoader:
-    """Iterates over an epoch, or over what remains of it.
-
-    The epoch and the place in it follow from `samples_seen()`, which is asked when the first
-    batch is drawn: Lightning makes its iterators before it tells an epoch's number. The length
-    is always that of a whole epoch.
+class EpochLoader(Epochs):
+    """Pictures of an epoch, or of what remains of it.
 
     Args:
         dataset: hands out batches.
         rows: rows of the manifest that make an epoch, int64, (n,).
-        batch_size: of one process.
-        shuffle: in an order that follows from `seed` and the epoch; otherwise in that of `rows`.
-        window: how many shards the order mixes, see `order.epoch_order`.
-        balance: the label of each of `rows`, (n,) integers, for an epoch with each of them as
-            often as each other, see `order.balanced_rows`; needs `shuffle`.
-        samples_seen: tells how many samples all processes have consumed.
-        rank: this process among `world_size`.
-        world_size: the number of processes.
         workers: processes that fetch and decode; 0 does it in this one.
         prefetch: batches that each worker has ready.
         pin: copy batches to page-locked memory, for the copy to a GPU.
+        order: see `Epochs`.
     """
 
     def __init__(
@@ -119,24 +108,14 @@ class EpochLoader:
         dataset: PictureDataset,
         rows: np.ndarray,
         *,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        window: int = 1,
-        balance: np.ndarray | None = None,
-        samples_seen: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world_size: int = 1,
         workers: int = 0,
         prefetch: int = 2,
         pin: bool = False,
+        **order: Unpack[Order],
     ) -> None:
-        self.rows, self.batch_size, self.samples_seen = rows, batch_size, samples_seen
-        self.seed, self.window, self.balance = seed, window, balance
-        self.rank, self.world_size = rank, world_size
-        self._manifest, self._cache = dataset.manifest, dataset.reader.cache
-        self._shards = shard_numbers(self._manifest.files_of(rows)) if shuffle else None
-        self._ahead = workers if not is_local(self._manifest.root) else 0
+        super().__init__(dataset.manifest, rows, **order)
+        batch_size, self._cache = self.batch_size, dataset.reader.cache
+        self._ahead = workers if not is_local(self.manifest.root) else 0
         self._pages: Plan | None = None
         self._plan = _Plan()
         options: dict[str, Any] = {}
@@ -161,36 +140,13 @@ class EpochLoader:
             **options,
         )
 
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / (self.batch_size * self.world_size))
-
     def close(self) -> None:
         """End the workers now; left to the garbage collector each may hold it up for seconds."""
         self._loader._iterator = None
 
-    def state_dict(self) -> dict[str, int]:
-        """Tells Lightning that this loader resumes; where, follows from `samples_seen`."""
-        return {"samples_seen": self.samples_seen()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to do: `samples_seen` is asked anew."""
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """Rows of the manifest as the epoch visits them: int64, (n,)."""
-        if self._shards is None:
-            return self.rows
-        if self.balance is None:
-            places = epoch_order(self._shards, seed=self.seed, epoch=epoch, window=self.window)
-        else:
-            places = balanced_order(
-                self._shards, self.balance, seed=self.seed, epoch=epoch, window=self.window
-            )
-        order: np.ndarray = self.rows[places]
-        return order
-
     def __iter__(self) -> Iterator[Batch]:
-        epoch, consumed = divmod(self.samples_seen(), len(self.rows))
-        self._plan.tasks = self._tasks(self._order(epoch), epoch, consumed)
+        epoch, consumed = self.place()
+        self._plan.tasks = self._tasks(self.order(epoch), epoch, consumed)
         try:
             yield from map(self._taken, self._loader)
         except BadInput as error:  # of a worker's, torch makes the message a traceback
@@ -199,14 +155,7 @@ class EpochLoader:
 
     def _tasks(self, order: np.ndarray, epoch: int, consumed: int) -> Iterator[_Task]:
         """Of each batch the rows, with what its worker fetches ahead: the workers take turns."""
-        coming = requests(
-            order,
-            epoch=epoch,
-            consumed=consumed,
-            batch_size=self.batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+        coming = self.requests(order, epoch, consumed)
         if not self._ahead:
             yield from (_Task(request, order[:0], [], 0.0) for request in coming)
             return
@@ -228,14 +177,14 @@ class EpochLoader:
 
     def _page_plan(self) -> Plan:
         if self._pages is None:
-            files = self._shards
+            files = self.shards
             if files is None:
-                files = self._manifest.files_of(self.rows)
+                files = self.manifest.files_of(self.rows)
             self._pages = Plan(
-                self._manifest,
+                self.manifest,
                 self.rows,
                 files,
-                window=0 if self._shards is None else self.window,
+                window=0 if self.shards is None else self.window,
                 room=0 if self._cache is None else self._cache.max_bytes,
             )
         return self._pages

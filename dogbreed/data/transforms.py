@@ -21,7 +21,8 @@ class Augment:
     """Strengths of the random changes of a training picture.
 
     Args:
-        scale: smallest share of the picture's area that a random crop keeps.
+        scale: smallest share of the picture's area that a random crop keeps; 1: no random crop
+            but the centred square that evaluation cuts.
         ratio: widest aspect ratio of a crop before it is squeezed to a square.
         flip: probability of a horizontal flip.
         brightness: factors are drawn from 1 - x to 1 + x; 0 is off.
@@ -43,6 +44,21 @@ class Augment:
             raise BadInput(
                 f"--data.augment: out of range (shares from 0 to 1, ratio from 1): {self}"
             )
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cropped at random."""
+        return self.scale == 1
+
+    @property
+    def few_views(self) -> bool:
+        """Whether there are but two views of a picture, evaluation's and its mirror image."""
+        return self.whole and self.brightness == self.contrast == self.saturation == 0
+
+
+def key_of(sample_id: str, times: int) -> str:
+    """Whose draws to take: a picture that comes again in an epoch looks different each time."""
+    return f"{sample_id}\0{times}" if times else sample_id
 
 
 def draws(seed: int, epoch: int, sample_id: str) -> random.Random:

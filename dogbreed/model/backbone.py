@@ -1,6 +1,7 @@
 """The network: normalisation, a timm body and its head in one module."""
 
 import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import timm
@@ -97,7 +98,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.body.get_classifier().weight)
         nn.init.zeros_(self.body.get_classifier().bias)
         self.drop = nn.Dropout(drop_rate)
-        self.frozen, self.flip = frozen, flip
+        self.name, self.frozen, self.flip = backbone, frozen, flip
         for name, value in (("mean", expects.mean), ("std", expects.std)):
             self.register_buffer(name, 255 * torch.tensor(value).view(3, 1, 1), persistent=False)
         if frozen:
@@ -153,16 +154,31 @@ class Network(nn.Module):
             embedding = (embedding + self.pool(self.features(images.flip(3)))) / 2
         return embedding
 
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Logits: float, (B, classes), from an embedding, float, (B, D)."""
+        logits: Tensor = self.head(self.drop(embedding))
+        return logits
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of all that an embedding comes from: the weights but for the head."""
+        digest = hashlib.sha256(self.name.encode())
+        state = {**self.body.state_dict(), "mean": self.mean, "std": self.std}
+        for name in sorted(state):
+            if not name.startswith(f"{self.head_name}."):
+                tensor = state[name].detach().cpu().contiguous()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
-        logits: Tensor = self.head(self.drop(self.embed(images)))
-        return logits
+        return self.classify(self.embed(images))
 
     def answers(self, images: Tensor) -> Outputs:
         """Logits and what they come from, for uint8 images, (B, 3, H, W)."""
         features = self.features(images)
         embedding = self._embed(images, features)
-        return Outputs(self.head(self.drop(embedding)), embedding, features)
+        return Outputs(self.classify(embedding), embedding, features)
 
     def heat(self, features: Tensor, classes: Tensor) -> Tensor:
         """A class's logit at each place of the last feature map: the head applied to it alone.

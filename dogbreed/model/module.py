@@ -10,11 +10,13 @@ from torchmetrics import MeanMetric, SumMetric
 
 from dogbreed.data.datamodule import data_of
 from dogbreed.data.dataset import Batch
+from dogbreed.data.features import View
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.bootstrap import Judged, scores
 from dogbreed.model.backbone import Network
 from dogbreed.model.metrics import Answered, Answers, masked_cross_entropy
 from dogbreed.model.optim import learning_rate_scale, parameter_groups
+from dogbreed.model.view import view_of
 from dogbreed.model.weights import load_weights
 
 # Metrics in the checkpoint, so that a resumed epoch reports the mean over all of it.
@@ -113,6 +115,20 @@ class DogModule(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits of a batch of pictures or of their features: float, (B, classes)."""
+        if "embedding" in batch:
+            return self.network.classify(batch["embedding"])
+        logits: Tensor = self(batch["image"])
+        return logits
+
+    def frozen_view(self) -> View | None:
+        """How a frozen backbone sees the data's pictures; None if it is not frozen."""
+        data = data_of(self.trainer)
+        if not self.network.frozen:
+            return None
+        return view_of(self.network, self.trainer, size=data.image_size, crop=data.crop)
+
     # Training
 
     @property
@@ -159,7 +175,7 @@ class DogModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         labels, valid = batch["label"], batch["valid"]
-        logits = self(batch["image"])
+        logits = self.logits(batch)
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
         self.samples_seen = batch["samples_seen"]
         n = int(valid.sum())
@@ -223,7 +239,7 @@ class DogModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
-        logits, labels, valid = self(batch["image"]), batch["label"], batch["valid"]
+        logits, labels, valid = self.logits(batch), batch["label"], batch["valid"]
         self.answers.update(logits, labels, valid, batch["row"])
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
         self.val_loss.update(loss, int(valid.sum()))

@@ -199,7 +199,7 @@ class TestAhead:
 
     @pytest.mark.parametrize("consumed", [0, 17])
     def test_requests_are_those_of_the_order(self, tasks: EpochLoader, consumed: int) -> None:
-        order = tasks._order(1)
+        order = tasks.order(1)
         wanted = list(requests(order, epoch=1, consumed=consumed, batch_size=10))
         got = [task.request for task in tasks._tasks(order, 1, consumed)]
         assert len(got) == len(wanted)
@@ -207,8 +207,8 @@ class TestAhead:
             assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
     def test_each_page_is_dealt_once_and_before_a_batch_needs_it(self, tasks: EpochLoader) -> None:
-        manifest, there = tasks._manifest, set()
-        for task in tasks._tasks(tasks._order(0), 0, 0):
+        manifest, there = tasks.manifest, set()
+        for task in tasks._tasks(tasks.order(0), 0, 0):
             dealt = [page.name for page in task.pages]
             assert not there & set(dealt)
             there |= set(dealt)
@@ -220,7 +220,7 @@ class TestAhead:
         self, tasks: EpochLoader
     ) -> None:
         tasks._cache = None
-        got = list(tasks._tasks(tasks._order(0), 0, 0))
+        got = list(tasks._tasks(tasks.order(0), 0, 0))
         for task, later in zip(got, got[2:], strict=False):
             assert np.array_equal(task.next, later.request.rows)
         assert [len(task.next) for task in got[-2:]] == [0, 0]
@@ -228,7 +228,7 @@ class TestAhead:
 
     def test_a_data_set_on_this_disk_needs_nothing_ahead(self, tiny_dataset: str) -> None:
         made = loader(tiny_dataset, workers=2)
-        got = list(made._tasks(made._order(0), 0, 0))
+        got = list(made._tasks(made.order(0), 0, 0))
         assert not any(len(task.next) or task.pages for task in got)
 
     def test_a_batch_tells_what_it_cost(self, tiny_dataset: str) -> None:
