@@ -90,6 +90,7 @@ def fit(argv: Sequence[str]) -> int:
             _same_data(cli, checkpoint, _load(path, checkpoint)["data_version"])
         else:
             cli.model.load_first_weights()  # before the run's directory is begun
+            cli.model.load_teacher()
         stack.callback(os.environ.pop, NAME_VARIABLE, None)
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)

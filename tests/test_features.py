@@ -2,18 +2,12 @@
 
 import csv
 import io
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from safetensors.torch import save_file
 
 from dogbreed import storage
 from dogbreed.cli import main
@@ -56,6 +50,17 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
+class FailAt(Callback):
+    """Ends a run by an error once it has seen that many samples."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
+        if pl_module.samples_seen >= self.samples:
+            raise RuntimeError("the fault")
+
+
 def history(run: Run) -> list[dict[str, float]]:
     """The rows of metrics.csv without the columns that the clock fills."""
     rows = csv.DictReader(io.StringIO(storage.read(run.path("metrics.csv")).decode()))
@@ -96,3 +101,53 @@ def test_each_picture_passes_the_backbone_once_and_never_again_in_later_runs(
         f"features of {split}: {n} from the cache, 0 computed; {kept}"
         for split, n in zip(("train", "val"), sizes, strict=True)
     ]
+
+
+def test_other_weights_find_nothing_of_others(
+    tiny_dataset: str, tmp_path: Path, seen: list[int]
+) -> None:
+    kept = str(tmp_path / "kept")
+    assert main(fit_words(tiny_dataset, str(tmp_path), "a", kept)) == 0
+    first = sum(seen)
+    seen.clear()
+    assert main(fit_words(tiny_dataset, str(tmp_path), "b", kept, "--seed_everything", "1")) == 0
+    assert sum(seen) == first
+
+
+def test_a_run_from_the_cache_in_a_bucket_goes_on_in_mid_epoch(
+    tiny_dataset: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And another machine takes the features from the bucket."""
+    kept, whole, broken = f"{bucket}/features", Run(f"{tmp_path}/whole"), Run(f"{tmp_path}/broken")
+    assert main(fit_words(tiny_dataset, str(tmp_path), "whole", kept)) == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    fault = f"{FailAt.__module__}.FailAt"
+    words = fit_words(tiny_dataset, str(tmp_path), "broken", kept, f"--trainer.callbacks+={fault}")
+    words += ["--trainer.callbacks.samples=30", "--checkpoints.every_n_train_steps", "1"]
+    with pytest.raises(RuntimeError, match="the fault"):
+        main(words)
+    again = f"fit --resume last --run_root {tmp_path} --name broken --trainer.callbacks null"
+    assert main(again.split()) == 0
+    for ours, theirs in zip(history(broken), history(whole), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_an_interrupt_while_features_are_computed_leaves_a_run_that_goes_on(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
+) -> None:
+    kept, run = str(tmp_path / "kept"), Run(f"{tmp_path}/run")
+    embed = Network.embed
+
+    def interrupted(self: Network, *more: Any, **options: Any) -> torch.Tensor:
+        if sum(seen) >= 12:
+            raise KeyboardInterrupt
+        return embed(self, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "embed", interrupted)
+        assert main(fit_words(tiny_dataset, str(tmp_path), "run", kept)) == 130
+    before = sum(seen)
+    assert main(["fit", "--resume", "auto", "--run_root", str(tmp_path), "--name", "run"]) == 0
+    assert run.read()["state"] == "done"
+    assert [row["samples_seen"] for row in history(run)] == [23, 46]
+    assert sum(seen) == 23 + 12 + before - 8

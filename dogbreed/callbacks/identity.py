@@ -51,7 +51,8 @@ class Identity(Callback):
         assert isinstance(pl_module, DogModule)
         if not trainer.is_global_zero:
             return
-        self.run.update(weights=pl_module.weights_used)
+        teacher = pl_module.teacher.used if pl_module.teacher else None
+        self.run.update(weights=pl_module.weights_used, teacher=teacher)
         data = data_of(trainer)
         network = pl_module.network
         print(
@@ -59,6 +60,8 @@ class Identity(Callback):
             f" ({count(network, trained=True) / 1e6:.2f} M trained), weights:"
             f" {pl_module.weights_used}"
         )
+        if teacher:
+            print(f"teacher: {teacher}")
         print(
             f"{data.manifest.name} {data.manifest.version[:12]}: {data.train_size:,} training"
             f" pictures of {len(data.manifest.classes)} breeds, {_device(trainer)}, precision"

@@ -48,7 +48,7 @@ class Spent(NamedTuple):
     @property
     def limit(self) -> str:
         """What to speed up to go faster: `model`, `bucket` or `decoding`."""
-        if self.waiting < IDLE:
+        if self.waiting < IDLE or self.fetching == self.decoding == 0:  # of kept features
             return "model"
         return "bucket" if self.fetching > self.decoding else "decoding"
 

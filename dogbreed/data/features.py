@@ -124,7 +124,7 @@ def _name(key: str, number: int) -> str:
 
 def _packed(name: str, features: np.ndarray) -> bytes:
     """SHA-256 of all that follows and of the name, then D as int64, then the features."""
-    rest = features.shape[1].to_bytes(8, "little") + features.astype("<f4").tobytes()
+    rest: bytes = features.shape[1].to_bytes(8, "little") + features.astype("<f4").tobytes()
     return hashlib.sha256(name.encode() + rest).digest() + rest
 
 

@@ -16,6 +16,7 @@ from dogbreed.evaluate.bootstrap import Judged, scores
 from dogbreed.model.backbone import Network
 from dogbreed.model.metrics import Answered, Answers, masked_cross_entropy
 from dogbreed.model.optim import learning_rate_scale, parameter_groups
+from dogbreed.model.teacher import Teacher, distillation_loss
 from dogbreed.model.view import view_of
 from dogbreed.model.weights import load_weights
 
@@ -38,6 +39,12 @@ class DogModule(LightningModule):
         weight_decay: of AdamW, on matrices and kernels.
         warmup: share of the run's samples over which the rate rises; a cosine to zero follows.
         label_smoothing: of the training loss.
+        teacher: a run or model package, of any backbone, whose answers to the plain training
+            pictures this model learns to give as well (Hinton et al. 2015); its classes are
+            matched by name. None: labels alone.
+        teacher_weight: share of the loss that is the distance to the teacher; the labels have
+            the rest.
+        teacher_temperature: by which both softmaxes are softened for it.
         drop_rate: dropout before the classifier.
         flip: answer by the mean over a picture and its mirror image, in twice the time; not in
             training.
@@ -60,6 +67,9 @@ class DogModule(LightningModule):
         weight_decay: float = 0.02,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
+        teacher: str | None = None,
+        teacher_weight: float = 0.5,
+        teacher_temperature: float = 2.0,
         drop_rate: float = 0.0,
         flip: bool = False,
         channels_last: bool = True,
@@ -77,6 +87,14 @@ class DogModule(LightningModule):
             self.network.to(memory_format=torch.channels_last)
         self.lr, self.backbone_lr = lr, lr if backbone_lr is None else backbone_lr
         self.weight_decay, self.warmup, self.label_smoothing = weight_decay, warmup, label_smoothing
+        if not (0 <= teacher_weight <= 1 and teacher_temperature > 0):
+            raise BadInput(
+                f"--model.teacher_weight {teacher_weight}, teacher_temperature"
+                f" {teacher_temperature}: a share from 0 to 1, and above 0"
+            )
+        self.teacher_source = teacher
+        self.teacher: Teacher | None = None  # only while training
+        self.teacher_weight, self.teacher_temperature = teacher_weight, teacher_temperature
         self.samples_seen = self.validated_at = 0
         self.weights_used = ""
         self.random_weights_allowed = False  # the embedded sample allows them
@@ -96,6 +114,7 @@ class DogModule(LightningModule):
         """Load the first weights, before a fit that does not resume; take the classes' weights."""
         if stage == "fit":
             self.class_weights = data_of(self.trainer).class_weights
+            self.load_teacher()
             if not self.trainer.ckpt_path:
                 self.load_first_weights()
 
@@ -109,6 +128,11 @@ class DogModule(LightningModule):
                 self.class_names,
                 random_allowed=self.random_weights_allowed,
             )
+
+    def load_teacher(self) -> None:
+        """Load it, if there is one, unless that is done. Raises BadInput if it cannot be had."""
+        if self.teacher_source is not None and self.teacher is None:
+            self.teacher = Teacher(self.teacher_source, self.class_names)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
@@ -165,6 +189,11 @@ class DogModule(LightningModule):
         schedule = {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def on_fit_start(self) -> None:
+        """Have the teacher look at the training pictures."""
+        if self.teacher is not None:
+            self.teacher.look(self.trainer)
+
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's means, unless it is resumed in its middle."""
         if not self._resumed or self.samples_seen % data_of(self.trainer).train_size == 0:
@@ -177,6 +206,12 @@ class DogModule(LightningModule):
         labels, valid = batch["label"], batch["valid"]
         logits = self.logits(batch)
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
+        if self.teacher is not None:
+            taught = distillation_loss(
+                logits, self.teacher.logits(batch["row"]), valid, self.teacher_temperature
+            )
+            loss = loss.lerp(taught, self.teacher_weight)
+            self.log("train/distillation_step", taught, batch_size=int(valid.sum()))
         self.samples_seen = batch["samples_seen"]
         n = int(valid.sum())
         share = self._share(n)
