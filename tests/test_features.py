@@ -3,7 +3,6 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -136,15 +135,15 @@ def test_an_interrupt_while_features_are_computed_leaves_a_run_that_goes_on(
     tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:
     kept, run = str(tmp_path / "kept"), Run(f"{tmp_path}/run")
-    embed = Network.embed
+    features = Network.features
 
-    def interrupted(self: Network, *more: Any, **options: Any) -> torch.Tensor:
+    def interrupted(self: Network, images: torch.Tensor) -> torch.Tensor:
         if sum(seen) >= 12:
             raise KeyboardInterrupt
-        return embed(self, *more, **options)
+        return features(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Network, "embed", interrupted)
+        patch.setattr(Network, "features", interrupted)
         assert main(fit_words(tiny_dataset, str(tmp_path), "run", kept)) == 130
     before = sum(seen)
     assert main(["fit", "--resume", "auto", "--run_root", str(tmp_path), "--name", "run"]) == 0

@@ -63,7 +63,8 @@ class Teacher:
         if self._network is None:
             return
         seen = self.package.model["preprocessing"]
-        network = self._network.to(trainer.strategy.root_device, memory_format=torch.channels_last)
+        network = self._network.to(memory_format=torch.channels_last)
+        network.to(trainer.strategy.root_device)
         view = view_of(network, trainer, size=seen["size"], crop=seen["crop"])
         self._features = data_of(trainer).features_of("train", view)
         self._network = None  # its memory is the student's
