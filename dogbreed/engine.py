@@ -46,7 +46,8 @@ class Answers:
         """
         scaled = logits.astype(np.float32) / np.float32(package.temperature)
         shares = np.exp(scaled - scaled.max(1, keepdims=True))
-        scores = (package.rejection or Rejection()).scores(logits, package.temperature)
+        rejection = package.rejection or Rejection()
+        scores = rejection.scores(logits, embedding, package.temperature)
         return cls(
             shares / shares.sum(1, keepdims=True),
             scores,

@@ -1,13 +1,17 @@
 """The model package: all that serving, prediction and export need, and nothing that can execute.
 
 A folder `model/` in a run, local or in a bucket: `model.json` (what the model is and how pictures
-must reach it), `weights.safetensors` (timm's own names) and `README.md` (the model card).
+must reach it), `weights.safetensors` (timm's own names), `rejection.safetensors` (what pictures of
+none of the breeds are told by) and `README.md` (the model card).
 Needs no torch.
 """
 
 import dataclasses
 import math
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from dogbreed import storage
 from dogbreed.errors import BadInput
@@ -18,6 +22,7 @@ SCHEMA_VERSION = 2
 FOLDER = "model"
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+REJECTION_FILE = "rejection.safetensors"
 CARD_FILE = "README.md"
 
 
@@ -27,6 +32,8 @@ class Package:
 
     url: str
     model: dict[str, Any]
+    rejection: Rejection | None = None
+    """How pictures of none of the breeds are told, if they are."""
 
     @property
     def class_names(self) -> list[str]:
@@ -38,23 +45,13 @@ class Package:
         """What logits are divided by before they become probabilities."""
         return float(self.model["temperature"])
 
-    @property
-    def rejection(self) -> Rejection | None:
-        """How pictures of none of the breeds are told, if they are."""
-        fields = self.model["rejection"]
-        return None if fields is None else Rejection.of(fields)
-
     def weights(self) -> bytes:
         """The bytes of `weights.safetensors`.
 
         Raises:
             BadInput: they are missing, or not those that `model.json` describes.
         """
-        url = storage.join(self.url, WEIGHTS_FILE)
-        data = storage.read(url)
-        if storage.digest_of(data) != self.model["weights_sha256"]:
-            raise BadInput(f"{url}: not the weights that {MODEL_FILE} describes; export them again")
-        return data
+        return _read(self.url, WEIGHTS_FILE, self.model["weights_sha256"])
 
 
 def write(
@@ -62,6 +59,7 @@ def write(
     model: dict[str, Any],
     weights: bytes,
     evaluations: dict[str, dict[str, Any]] | None = None,
+    rejection: Rejection | None = None,
 ) -> None:
     """Write a package; `model.json` comes last, so that its presence means a complete package.
 
@@ -70,8 +68,13 @@ def write(
         model: what `model.json` says; see `callbacks.history` for the fields.
         weights: a safetensors file's bytes.
         evaluations: split -> what evaluation/{split}.json says, for the model card.
+        rejection: how pictures of none of the breeds are told.
     """
     model = {"schema": SCHEMA_VERSION, **model, "weights_sha256": storage.digest_of(weights)}
+    if rejection is not None:
+        tensors = save(rejection.tensors())
+        model["rejection"] = rejection.about() | {"sha256": storage.digest_of(tensors)}
+        storage.write(storage.join(url, REJECTION_FILE), tensors)
     storage.write(storage.join(url, WEIGHTS_FILE), weights)
     text = card(model, model["metrics"], evaluations or {})
     storage.write(storage.join(url, CARD_FILE), text.encode())
@@ -114,9 +117,22 @@ def read(url: str) -> Package:
         storage.checked_digest(model["weights_sha256"])
         if not (math.isfinite(made.temperature) and made.temperature > 0):
             raise BadInput(f"temperature {made.temperature}: must be finite and above 0")
-        _ = made.rejection
+        if fields := model["rejection"]:
+            digest = fields.get("sha256")
+            tensors = load(_read(url, REJECTION_FILE, digest)) if digest else {}
+            made = dataclasses.replace(made, rejection=Rejection.of(fields, tensors))
     except KeyError as error:
         raise BadInput(f"{url}: {MODEL_FILE} has no {error}") from None
-    except (BadInput, TypeError, ValueError, AttributeError) as error:
+    except (BadInput, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise BadInput(f"{url}: {MODEL_FILE}: {error}") from None
     return made
+
+
+def _read(url: str, name: str, digest: str) -> bytes:
+    """A file of the package, if it is the one that `model.json` describes."""
+    path = storage.join(url, name)
+    data = storage.read(path)
+    if storage.digest_of(data) != digest:
+        what = name.partition(".")[0]
+        raise BadInput(f"{path}: not the {what} that {MODEL_FILE} describes; export them again")
+    return data

@@ -23,8 +23,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.card import renew
-from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
-from dogbreed.evaluate.rejection import Rejection
+from dogbreed.evaluate.evaluation import FOLDER, sentence, values_of
+from dogbreed.model.module import evaluation_of
 from dogbreed.runs import CONFIG_FILE, Run, newest
 from dogbreed.tracking import sync_hint
 from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
@@ -256,16 +256,8 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
         usual = f", best, {config['image_size']} px"
         place = re.sub(r"[^\w.@,-]+", "-", key.removesuffix(usual))
         folder = run.path(FOLDER) if is_own else run.path(FOLDER, "others", place)
-        temperature, rejection = _calibration(run)
-        evaluation = Evaluation(
-            data.ids(answered.rows),
-            answered.labels,
-            answered.logits,
-            cli.model.class_names,
-            temperature,
-            rejection,
-        )
-        report = evaluation.write(folder, split, seen)
+        calibration = _calibration(run) | {"fitted_on": is_own and split == "val"}
+        report = evaluation_of(answered, data, **calibration).write(folder, split, seen)
         if is_own:
             run.record(**{split: values_of(report)})
             renew(run)
@@ -280,12 +272,12 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
     return 0
 
 
-def _calibration(run: Run) -> tuple[float, Rejection | None]:
+def _calibration(run: Run) -> dict[str, Any]:
     """Temperature and rejection of the run's package, if it has one yet."""
     if not storage.exists(run.path(package.FOLDER, package.MODEL_FILE)):
-        return 1.0, None
+        return {}
     model = package.read(run.path(package.FOLDER))
-    return model.temperature, model.rejection
+    return {"temperature": model.temperature, "rejection": model.rejection}
 
 
 def _bare_json(argv: list[str]) -> list[str]:

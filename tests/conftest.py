@@ -43,6 +43,7 @@ RUN_FILES = {
     "evaluation/val.parquet",
     "model/model.json",
     "model/weights.safetensors",
+    "model/rejection.safetensors",
     "model/README.md",
 }
 """What a finished fit leaves in its run directory."""

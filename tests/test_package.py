@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.rejection import Rejection
 
 WEIGHTS = bytes(range(256)) * 40
 MODEL: dict[str, Any] = {
@@ -110,3 +112,52 @@ def test_reading_needs_no_torch(tmp_path: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_a_package_of_schema_1_still_opens(url: str) -> None:
+    package.write(url, MODEL, WEIGHTS)
+    path = storage.join(url, package.MODEL_FILE)
+    old = storage.read_json(path) | {"schema": 1}
+    old["preprocessing"] = {"size": 224, "crop": 0.875}
+    old.pop("temperature", None)
+    old.pop("rejection", None)
+    storage.write_json(path, old)
+    got = package.read(url)
+    assert (got.temperature, got.rejection) == (1.0, None)
+    assert got.model["preprocessing"]["flip"] is False
+
+
+REJECTION = Rejection("cosine", 0.25, means=np.eye(2, 3, dtype=np.float32), counts=np.array([3, 4]))
+
+
+def test_rejection_is_read_again_and_must_be_the_one_described(url: str) -> None:
+    package.write(url, MODEL, WEIGHTS, REJECTION)
+    got = package.read(url).rejection
+    assert got is not None
+    assert (got.score, got.threshold, got.keeps) == ("cosine", 0.25, 0.95)
+    np.testing.assert_array_equal(got.means, REJECTION.means)
+    np.testing.assert_array_equal(got.counts, REJECTION.counts)
+    storage.write(storage.join(url, package.REJECTION_FILE), b"something else")
+    with pytest.raises(BadInput, match=r"not the rejection that model.json describes"):
+        package.read(url)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temperature": 0.0}, "temperature 0.0: must be finite and above 0"),
+        ({"temperature": float("inf")}, "temperature inf: must be finite"),
+        ({"temperature": "hot"}, "model.json: "),
+        ({"rejection": {"score": "energy"}}, "model.json has no 'threshold'"),
+        ({"rejection": {"score": "odin", "threshold": 1.0}}, "'odin' is unknown; upgrade dogbreed"),
+        ({"rejection": {"score": "cosine", "threshold": 1.0}}, "needs the breeds' means"),
+    ],
+)
+def test_a_temperature_or_a_rejection_that_makes_no_sense_is_an_error(
+    fields: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    package.write(str(tmp_path), MODEL, WEIGHTS)
+    path = storage.join(str(tmp_path), package.MODEL_FILE)
+    storage.write_json(path, storage.read_json(path) | fields)
+    with pytest.raises(BadInput, match=said):
+        package.read(str(tmp_path))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dogbreed import storage
+from dogbreed import package, storage
 from dogbreed.cli import main
 from dogbreed.data import sample
 from dogbreed.data.manifest import Manifest
@@ -252,3 +252,41 @@ def test_pictures_of_the_same_name_in_two_folders_can_be_told_apart(
     put(tmp_path, "a/x.jpg", "b/x.jpg")
     rows = predict(run, capsys, "--images", f"[{tmp_path}/a, {tmp_path}/b]")
     assert len({row["id"] for row in rows}) == 2
+
+
+def test_a_row_says_whether_the_picture_is_rejected(
+    run: str, tiny_dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threshold = Run(run).path("model")
+    rejection = package.read(threshold).rejection
+    assert rejection is not None
+    rows = predict(run, capsys, "--data", tiny_dataset)
+    for row in rows:
+        assert row["rejected"] == (
+            "yes" if float(row["reject_score"]) > rejection.threshold else "no"
+        )
+
+
+def test_what_a_model_without_a_threshold_rejects_is_left_open(
+    run: str, tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(f"{run}/model", tmp_path / "model")
+    path = str(tmp_path / "model" / package.MODEL_FILE)
+    storage.write_json(path, storage.read_json(path) | {"rejection": None})
+    assert main(["predict", "--model", f"{tmp_path}/model", "--data", tiny_dataset]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {row["rejected"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize("way", ["heat", "grad_cam"])
+def test_explanations_are_pictures_of_all_that_could_be_read(
+    way: str, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = put(tmp_path / "photos", "a/x.jpg", "y.png")
+    (photos / "z.jpg").write_bytes(b"x")
+    words = ["--images", str(photos), "--explain", f"{tmp_path}/why", "--explain_by", way]
+    assert len(predict(run, capsys, *words)) == 3
+    found = sorted(name for name, _ in storage.find(f"{tmp_path}/why"))
+    assert found == ["a/x.jpg", "y.png.jpg"]
+    with Image.open(tmp_path / "why/a/x.jpg") as opened:
+        assert opened.size == (32, 32)

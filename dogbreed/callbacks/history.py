@@ -1,7 +1,6 @@
 """Writes what each epoch scored, and at the end the model package of the best one."""
 
 import csv
-import dataclasses
 import io
 import tempfile
 import time
@@ -17,9 +16,9 @@ from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.curves import curves
 from dogbreed.callbacks.throughput import Spent, Throughput
 from dogbreed.data.datamodule import DogDataModule, data_of
-from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
+from dogbreed.evaluate.evaluation import FOLDER, sentence, values_of
 from dogbreed.model.backbone import preprocessing
-from dogbreed.model.module import DogModule
+from dogbreed.model.module import DogModule, evaluation_of
 from dogbreed.runs import CURVES_FILE, HISTORY_FILE, Run
 
 
@@ -113,19 +112,16 @@ class History(Callback):
         data, name = data_of(trainer), self.run.url.rsplit("/", 1)[-1]
         title = f"{name}: {pl_module.backbone} on {data.manifest.name}"
         storage.write(self.run.path(CURVES_FILE), curves(self.rows, title))
-        evaluation = Evaluation.fitted(
-            data.ids(answered.rows), answered.labels, answered.logits, pl_module.class_names
-        )
+        evaluation = evaluation_of(answered, data).fitted()
         report = evaluation.write(self.run.path(FOLDER), "val", data.seen())
         results = values_of(report)
         description = describe(pl_module, data) | {
             "temperature": evaluation.temperature,
-            "rejection": dataclasses.asdict(evaluation.rejection) if evaluation.rejection else None,
             "run": name,
             "metrics": self.run.record(val=results),
         }
         folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
-        package.write(folder, description, weights, {"val": report})
+        package.write(folder, description, weights, {"val": report}, evaluation.rejection)
         print(f"validation of {data.manifest.name}: {sentence(report)}")
         print(f"first weights: {pl_module.weights_used}")
         print(f"the run lies in {self.run.url}; next: dogbreed test --run {self.run.url}")

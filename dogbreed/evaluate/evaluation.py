@@ -42,26 +42,29 @@ class Evaluation:
         ids: of the pictures.
         labels: int64, (n,).
         logits: float32, (n, classes).
+        embedding: float, (n, D).
         class_names: in the order of the logits.
         temperature: that logits are divided by.
         rejection: of the package; none: nothing is rejected.
+        fitted_on: whether the rejection was fitted on these very pictures.
     """
 
     ids: list[str]
     labels: np.ndarray
     logits: np.ndarray
+    embedding: np.ndarray
     class_names: list[str]
     temperature: float = 1.0
     rejection: Rejection | None = None
+    fitted_on: bool = False
 
-    @classmethod
-    def fitted(
-        cls, ids: list[str], labels: np.ndarray, logits: np.ndarray, class_names: list[str]
-    ) -> "Evaluation":
-        """Of validation pictures: with the temperature and the rejection that suit them best."""
-        temperature, rejection = fit_temperature(logits, labels), Rejection()
-        rejection = rejection.fitted(rejection.scores(logits, temperature))
-        return cls(ids, labels, logits, class_names, temperature, rejection)
+    def fitted(self) -> "Evaluation":
+        """With the temperature and the rejection that suit these validation pictures best."""
+        temperature = fit_temperature(self.logits, self.labels)
+        rejection = Rejection.fitted(self.logits, self.embedding, self.labels, temperature)
+        return dataclasses.replace(
+            self, temperature=temperature, rejection=rejection, fitted_on=True
+        )
 
     def report(self, split: str, data: dict[str, Any]) -> dict[str, Any]:
         """What the JSON says; `data` tells which pictures they were, and how they were seen."""
@@ -75,7 +78,7 @@ class Evaluation:
         rejection = None
         if self.rejection is not None:
             rejected = self.rejection.rejects(self._reject_scores())
-            rejection = dataclasses.asdict(self.rejection) | {"rejected": float(rejected.mean())}
+            rejection = self.rejection.about() | {"rejected": float(rejected.mean())}
         return {
             "split": split,
             "data": data,
@@ -120,7 +123,9 @@ class Evaluation:
         ).cast(SCHEMA)
 
     def _reject_scores(self) -> np.ndarray:
-        return (self.rejection or Rejection()).scores(self.logits, self.temperature)
+        labels = self.labels if self.fitted_on else None
+        rejection = self.rejection or Rejection()
+        return rejection.scores(self.logits, self.embedding, self.temperature, labels)
 
     def write(self, folder: str, split: str, data: dict[str, Any]) -> dict[str, Any]:
         """Write both files; returns what the JSON says."""

@@ -19,6 +19,8 @@ class Answered(NamedTuple):
     """int64, (n,)."""
     logits: np.ndarray
     """float32, (n, classes)."""
+    embedding: np.ndarray
+    """float16, (n, D), of length 1: what the logits come from, as far as its direction goes."""
 
 
 class Answers(Metric):
@@ -28,17 +30,21 @@ class Answers(Metric):
     rows: list[Tensor]
     labels: list[Tensor]
     logits: list[Tensor]
+    embedding: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("rows", "labels", "logits"):
+        for name in Answered._fields:
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, logits: Tensor, labels: Tensor, valid: Tensor, rows: Tensor) -> None:
+    def update(
+        self, logits: Tensor, embedding: Tensor, labels: Tensor, valid: Tensor, rows: Tensor
+    ) -> None:
         """Take a batch.
 
         Args:
             logits: float, (B, classes).
+            embedding: float, (B, D).
             labels: int64, (B,).
             valid: bool, (B,).
             rows: int64, (B,): of the manifest.
@@ -46,12 +52,13 @@ class Answers(Metric):
         self.rows.append(rows[valid])
         self.labels.append(labels[valid])
         self.logits.append(logits[valid].float())
+        self.embedding.append(F.normalize(embedding[valid].float()).half())
 
     def compute(self) -> Answered:
         """The answers of all ranks since the last reset, in the manifest's order."""
-        rows, labels, logits = map(dim_zero_cat, (self.rows, self.labels, self.logits))
-        order = torch.argsort(rows)
-        return Answered(*(part[order].cpu().numpy() for part in (rows, labels, logits)))
+        parts = [dim_zero_cat(getattr(self, name)) for name in Answered._fields]
+        order = torch.argsort(parts[0])
+        return Answered(*(part[order].cpu().numpy() for part in parts))
 
 
 def masked_cross_entropy(

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, SumMetric
 
-from dogbreed.data.datamodule import data_of
+from dogbreed.data.datamodule import DogDataModule, data_of
 from dogbreed.data.dataset import Batch
 from dogbreed.data.features import View
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.bootstrap import Judged, scores
+from dogbreed.evaluate.evaluation import Evaluation
 from dogbreed.model.backbone import Network
 from dogbreed.model.metrics import Answered, Answers, masked_cross_entropy
 from dogbreed.model.optim import learning_rate_scale, parameter_groups
@@ -22,6 +23,18 @@ from dogbreed.model.weights import load_weights
 
 # Metrics in the checkpoint, so that a resumed epoch reports the mean over all of it.
 _OF_THE_RUN = ("train_loss", "train_top1", "skipped")
+
+
+def evaluation_of(answered: Answered, data: DogDataModule, **calibration: Any) -> Evaluation:
+    """What is known of the answers to some of the data's pictures; see `Evaluation`."""
+    return Evaluation(
+        data.ids(answered.rows),
+        answered.labels,
+        answered.logits,
+        answered.embedding,
+        data.class_names,
+        **calibration,
+    )
 
 
 class DogModule(LightningModule):
@@ -138,6 +151,10 @@ class DogModule(LightningModule):
         """Logits: float, (B, classes), from uint8, (B, 3, H, W)."""
         logits: Tensor = self.network(images)
         return logits
+
+    def embedding(self, batch: Batch) -> Tensor:
+        """What the classifier sees of a batch of pictures or of their features: float, (B, D)."""
+        return batch["embedding"] if "embedding" in batch else self.network.embed(batch["image"])
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits of a batch of pictures or of their features: float, (B, classes)."""
@@ -274,8 +291,10 @@ class DogModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
-        logits, labels, valid = self.logits(batch), batch["label"], batch["valid"]
-        self.answers.update(logits, labels, valid, batch["row"])
+        labels, valid = batch["label"], batch["valid"]
+        embedding = self.embedding(batch)
+        logits = self.network.classify(embedding)
+        self.answers.update(logits, embedding, labels, valid, batch["row"])
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
         self.val_loss.update(loss, int(valid.sum()))
         self._count_skipped(batch)

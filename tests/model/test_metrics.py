@@ -27,7 +27,8 @@ def collected(
     made.reset()
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
-        made.update(logits[part], labels[part], valid[part], rows[part])
+        embedding = 3 * logits[part, :4]
+        made.update(logits[part], embedding, labels[part], valid[part], rows[part])
     return made.compute()
 
 
@@ -43,6 +44,9 @@ class TestAnswers:
         np.testing.assert_array_equal(got.labels, labels[order])
         np.testing.assert_array_equal(got.logits, logits[order].float())
         assert got.logits.dtype == np.float32
+        unit = torch.nn.functional.normalize(logits[order, :4].float())
+        np.testing.assert_allclose(got.embedding, unit, atol=1e-3)
+        assert got.embedding.dtype == np.float16
 
     def test_padding_does_not_count(self) -> None:
         logits, labels = answers(60, 9)
