@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.card import renew
-from dogbreed.evaluate.evaluation import FOLDER, sentence, values_of
+from dogbreed.evaluate.evaluation import FOLDER, details, sentence, values_of
 from dogbreed.model.module import evaluation_of
 from dogbreed.runs import CONFIG_FILE, Run, newest
 from dogbreed.tracking import sync_hint
@@ -266,7 +266,8 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
             others[key] = others.get(key, {}) | {split: values_of(report)}
             run.record(others=others)
         print(f"{split} of {data.manifest.name}: {sentence(report)}")
-        print(f"{run.url}, first weights: {cli.model.weights_used}")
+        print(details(report))
+        print(f"{storage.join(folder, split)}.json; first weights: {cli.model.weights_used}")
     if as_json:
         print(json.dumps(report))
     return 0

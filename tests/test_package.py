@@ -131,7 +131,7 @@ REJECTION = Rejection("cosine", 0.25, means=np.eye(2, 3, dtype=np.float32), coun
 
 
 def test_rejection_is_read_again_and_must_be_the_one_described(url: str) -> None:
-    package.write(url, MODEL, WEIGHTS, REJECTION)
+    package.write(url, MODEL, WEIGHTS, rejection=REJECTION)
     got = package.read(url).rejection
     assert got is not None
     assert (got.score, got.threshold, got.keeps) == ("cosine", 0.25, 0.95)

@@ -87,6 +87,18 @@ def intervals(judged: Judged, resamples: int = RESAMPLES) -> dict[str, tuple[flo
     return found
 
 
+def ece_floor(judged: Judged) -> float:
+    """The ECE to expect of so many pictures if all confidences were exactly right.
+
+    It is not zero: in a bin of few pictures the accuracy is off by chance. An ECE near it gives no
+    reason to think that the model is miscalibrated.
+    """
+    n = len(judged.confidence)
+    drawn = np.random.default_rng(0).random((100, n)) < judged.confidence
+    bins = sparse.csr_array((np.ones(n), (bin_of(judged.confidence), np.arange(n))), (BINS, n))
+    return float(np.abs(bins @ (judged.confidence - drawn).T).sum(0).mean() / n)
+
+
 def _scores(judged: Judged, weights: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Each score with how often each picture counts: float32, (k, n); values are floats, (k,)."""
     n = weights.shape[1]

@@ -79,14 +79,16 @@ class Evaluation:
         if self.rejection is not None:
             rejected = self.rejection.rejects(self._reject_scores())
             rejection = self.rejection.about() | {"rejected": float(rejected.mean())}
+        scores = {
+            name: {"value": values[name], "low": low, "high": high}
+            for name, (low, high) in bounds.items()
+        }
+        scores["ece"]["floor"] = bootstrap.ece_floor(judged)
         return {
             "split": split,
             "data": data,
             "n": len(self.ids),
-            "scores": {
-                name: {"value": values[name], "low": low, "high": high}
-                for name, (low, high) in bounds.items()
-            },
+            "scores": scores,
             "temperature": self.temperature,
             "rejection": rejection,
             "per_breed": _per_breed(judged, self.class_names),
@@ -186,3 +188,24 @@ def sentence(report: dict[str, Any]) -> str:
         f" log-loss {words('log_loss')}, calibration error {words('ece')}; n = {report['n']:,},"
         " 95 % intervals"
     )
+
+
+def details(report: dict[str, Any]) -> str:
+    """What else a person wants to know of an evaluation, in a few lines."""
+    scores, rejection = report["scores"], report["rejection"]
+    lines = [
+        f"temperature {report['temperature']:.3f}; without it log-loss"
+        f" {scores['log_loss_uncalibrated']['value']:.3f}, calibration error"
+        f" {scores['ece_uncalibrated']['value']:.3f}; perfect calibration would show"
+        f" {scores['ece']['floor']:.3f} on as many pictures"
+    ]
+    if rejection:
+        lines[0] += f"; {rejection['rejected']:.1%} rejected as none of the breeds"
+    breeds = [breed for breed in report["per_breed"] if breed["n"]]
+    breeds.sort(key=lambda breed: breed["f1"])
+    weakest = (f"{breed['name']} {breed['f1']:.2f}" for breed in breeds[:3])
+    lines.append(f"lowest F1: {', '.join(weakest)}")
+    if pairs := report["confused"][:3]:
+        taken = (f"{pair['true']} for {pair['predicted']} ({pair['n']})" for pair in pairs)
+        lines[1] += f"; most often mistaken: {', '.join(taken)}"
+    return "\n".join(lines)

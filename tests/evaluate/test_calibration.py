@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from dogbreed.evaluate.bootstrap import Judged, scores
+from dogbreed.evaluate.bootstrap import Judged, ece_floor, scores
 from dogbreed.evaluate.calibration import fit_temperature, reliability
 
 
@@ -62,3 +62,13 @@ def test_a_log_loss_of_certainty_is_finite() -> None:
     logits = np.array([[1e4, 0.0]], np.float32)
     assert np.isfinite(log_softmax(logits, axis=1)).all()
     assert Judged.of(logits, np.array([1])).loss[0] == pytest.approx(1e4)
+
+
+def test_the_error_of_perfect_calibration_is_its_floor_and_shrinks_with_more_pictures() -> None:
+    floors = {}
+    for n in (500, 5000):
+        judged = Judged.of(*drawn(n, 1.0, 3))
+        floors[n] = ece_floor(judged)
+        assert scores(judged)["ece"] == pytest.approx(floors[n], rel=0.8)
+    assert floors[5000] < floors[500] / 2
+    assert scores(Judged.of(*drawn(5000, 2.0, 3)))["ece"] > 4 * floors[5000]

@@ -36,6 +36,7 @@ def run(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Make a run whose answers differ, and test it; for reading only."""
     root = str(tmp_path_factory.mktemp("runs"))
     words = fit_words(tiny_dataset, root, "run", "--model.lr", "0.02", "--model.warmup", "0.01")
+    words += ["--checkpoints.monitor", "val/macro_f1"]  # not one answer for all
     assert main([*words, "--trainer.max_epochs", "8"]) == 0
     assert main(["test", "--run", f"{root}/run"]) == 0
     return Run(f"{root}/run")
