@@ -99,6 +99,23 @@ def ece_floor(judged: Judged) -> float:
     return float(np.abs(bins @ (judged.confidence - drawn).T).sum(0).mean() / n)
 
 
+def debiased_ece(judged: Judged) -> float:
+    """The calibration error without what chance adds to it, as a root of the mean square.
+
+    In each bin the variance of the accuracy is taken off the squared distance (Kumar et al. 2019).
+    A root of mean squares is never below the mean that ECE is, so it errs on the safe side.
+    """
+    which, n = bin_of(judged.confidence), len(judged.confidence)
+    sizes = np.bincount(which, minlength=BINS)
+    filled = sizes > 1
+    sure, right = (
+        np.bincount(which, values, minlength=BINS)[filled] / sizes[filled]
+        for values in (judged.confidence, judged.correct)
+    )
+    squares = (sure - right) ** 2 - right * (1 - right) / (sizes[filled] - 1)
+    return float(np.sqrt(max(0.0, (sizes[filled] * squares).sum() / n)))
+
+
 def _scores(judged: Judged, weights: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Each score with how often each picture counts: float32, (k, n); values are floats, (k,)."""
     n = weights.shape[1]

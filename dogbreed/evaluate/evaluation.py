@@ -83,7 +83,10 @@ class Evaluation:
             name: {"value": values[name], "low": low, "high": high}
             for name, (low, high) in bounds.items()
         }
-        scores["ece"]["floor"] = bootstrap.ece_floor(judged)
+        scores["ece"] |= {
+            "floor": bootstrap.ece_floor(judged),
+            "debiased": bootstrap.debiased_ece(judged),
+        }
         return {
             "split": split,
             "data": data,
@@ -196,8 +199,8 @@ def details(report: dict[str, Any]) -> str:
     lines = [
         f"temperature {report['temperature']:.3f}; without it log-loss"
         f" {scores['log_loss_uncalibrated']['value']:.3f}, calibration error"
-        f" {scores['ece_uncalibrated']['value']:.3f}; perfect calibration would show"
-        f" {scores['ece']['floor']:.3f} on as many pictures"
+        f" {scores['ece_uncalibrated']['value']:.3f}; of the error with it chance alone gives"
+        f" {scores['ece']['floor']:.3f}, and {scores['ece']['debiased']:.3f} is left without it"
     ]
     if rejection:
         lines[0] += f"; {rejection['rejected']:.1%} rejected as none of the breeds"

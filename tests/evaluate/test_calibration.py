@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from dogbreed.evaluate.bootstrap import Judged, ece_floor, scores
+from dogbreed.evaluate.bootstrap import Judged, debiased_ece, ece_floor, scores
 from dogbreed.evaluate.calibration import fit_temperature, reliability
 
 
@@ -72,3 +72,11 @@ def test_the_error_of_perfect_calibration_is_its_floor_and_shrinks_with_more_pic
         assert scores(judged)["ece"] == pytest.approx(floors[n], rel=0.8)
     assert floors[5000] < floors[500] / 2
     assert scores(Judged.of(*drawn(5000, 2.0, 3)))["ece"] > 4 * floors[5000]
+
+
+def test_without_chance_perfect_calibration_has_no_error_and_another_temperature_its_own() -> None:
+    honest = [debiased_ece(Judged.of(*drawn(800, 1.0, seed))) for seed in range(20)]
+    assert np.mean(np.square(honest)) < 0.01**2
+    wrong = [debiased_ece(Judged.of(*drawn(800, 2.0, seed))) for seed in range(20)]
+    all_of_it = scores(Judged.of(*drawn(40_000, 2.0, 0)))["ece"]
+    assert all_of_it - 0.01 < np.mean(wrong) < 1.3 * all_of_it
