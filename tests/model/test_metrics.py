@@ -45,7 +45,7 @@ class TestAnswers:
         np.testing.assert_array_equal(got.logits, logits[order].float())
         assert got.logits.dtype == np.float32
         unit = torch.nn.functional.normalize(logits[order, :4].float())
-        np.testing.assert_allclose(got.embedding, unit, atol=1e-3)
+        np.testing.assert_allclose(got.embedding, unit, atol=1e-2)  # of bfloat16
         assert got.embedding.dtype == np.float16
 
     def test_padding_does_not_count(self) -> None:
