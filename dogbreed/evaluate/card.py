@@ -11,6 +11,7 @@ from dogbreed.evaluate.caveats import INTERVALS, SAMPLE, caveats
 from dogbreed.evaluate.figures import TITLES, scores_of, with_interval
 from dogbreed.runs import Run
 
+_LICENSE = "# license: yours to choose before you publish; mind that of the pictures\n"
 _METRIC_TYPES = {
     "top1": "accuracy",
     "top5": "top_5_accuracy",
@@ -34,7 +35,7 @@ def card(
     parts = [_about(model), _use(model), _data(model), _scores(model, scores, bool(summaries))]
     parts += [_probabilities(model, summaries), _limits(model, scores), _how(model)]
     front = yaml.safe_dump(_metadata(model, scores), sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n" + "\n".join(parts)
+    return f"---\n{front}{_LICENSE}---\n\n" + "\n".join(parts)
 
 
 def renew(run: Run) -> None:
