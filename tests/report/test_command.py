@@ -226,7 +226,9 @@ def test_runs_side_by_side_show_differences_and_what_set_them_apart(
     assert re.search(re.escape(f"{apart:+.3f}") + r" \(\+0\.\d+ to \+\d\.\d+\)", text)
     assert re.search(r"model\.lr 0\.001 0\.5", text.replace("Setting a b ", ""))
     assert "batch_size" not in text
-    assert 'class="interval better"' in (tmp_path / "r.html").read_text()
+    html = (tmp_path / "r.html").read_text()
+    assert html.count('"interval better"') == 4  # top-1 and log-loss of both splits
+    assert '"interval worse"' not in html
 
 
 def test_runs_on_different_data_are_not_subtracted(tmp_path: Path, tiny_dataset: str) -> None:
