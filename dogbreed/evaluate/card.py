@@ -154,7 +154,7 @@ def _probabilities(model: dict[str, Any], summaries: dict[str, dict[str, Any]]) 
     rejection = model.get("rejection")
     if rejection:
         rule = (
-            f"A picture whose {rejection['score'].replace('_', ' ')} score lies above"
+            f"A picture whose rejection score ({rejection['score'].replace('_', ' ')}) lies above"
             f" {rejection['threshold']:.4g} is marked as none of the breeds; the threshold keeps"
             f" {rejection.get('keeps', 0.95):.0%} of the validation pictures."
         )

@@ -58,7 +58,7 @@ def test_it_says_what_the_scores_are_worth() -> None:
         "| pictures | 40 | 80 |",
         "temperature of 1.25",
         "ECE on test is 0.0150, without it 0.0900",
-        "max probability score lies above -0.125",
+        "rejection score (max probability) lies above -0.125",
         "keeps 95% of the validation pictures",
         "4 of the 4 breeds are classes of ImageNet-1k",
         "Chihuahua, Japanese Spaniel",

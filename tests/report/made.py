@@ -64,6 +64,6 @@ def scored(
         logits = rng.normal(0, 1, (len(rows), len(of.classes))).astype(np.float32)
         logits[np.arange(len(rows)), labels] += skill
         ids = [row["id"] for row in of.take(rows)]
-        made = Evaluation.fitted(ids, labels, logits, of.classes)
+        made = Evaluation(ids, labels, logits, logits[:, :2], of.classes).fitted()
         run.record(**{split: values_of(made.write(run.path(FOLDER), split, seen))})
     return run

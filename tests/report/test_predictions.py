@@ -16,7 +16,8 @@ from dogbreed.report.predictions import Predictions
 def made(logits: list[list[float]], labels: list[int]) -> Predictions:
     ids = [f"{k}.jpg" for k in range(len(labels))]
     names = [f"breed {k}" for k in range(len(logits[0]))]
-    table = Evaluation(ids, np.array(labels), np.array(logits, np.float32), names).table()
+    scores = np.array(logits, np.float32)
+    table = Evaluation(ids, np.array(labels), scores, scores[:, :2], names).table()
     return Predictions.parse(to_parquet(table), "test.parquet")
 
 
