@@ -4,6 +4,8 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -208,6 +210,26 @@ def test_another_split_can_be_looked_at(
     assert f"Confusion val, {n} pictures" in page_of(tmp_path / "r.html").text
     assert main(["report", run.url, "--split", "test"]) == 2
     assert f"dogbreed test --run {run.url}" in capsys.readouterr().err
+
+
+def test_scores_on_other_data_stand_apart_under_its_name(tmp_path: Path, tiny_dataset: str) -> None:
+    run = scored(str(tmp_path), "run", tiny_dataset)
+    summary = storage.read_json(run.path("evaluation/test.json"))
+    summary["scores"]["top1"] = {"value": 0.1234, "low": 0.1, "high": 0.2}
+    storage.write_json(run.path("evaluation/others/full@0123456789ab/test.json"), summary)
+    report(run.url, "--out", f"{tmp_path}/r.html")
+    text = page_of(tmp_path / "r.html").text
+    assert f"other data: full@0123456789ab test {summary['n']} 0.123 0.100 to 0.200" in text
+
+
+def test_tables_need_no_torch(tmp_path: Path) -> None:
+    trained(str(tmp_path), "a")
+    code = (
+        "import sys; from dogbreed.cli import main; assert main(sys.argv[1:]) == 0;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    words = ["report", str(tmp_path), "--out", f"{tmp_path}/r.html"]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
 
 
 def test_runs_side_by_side_show_differences_and_what_set_them_apart(
