@@ -13,9 +13,9 @@ _STRONGEST = 0.75  # how much of the colour covers the hottest place
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A picture in grey, under colours that glow where the heat is.
 
-    The heat is spread between its least and its greatest value, so pictures can't be compared with
-    one another; colours go from dark violet to yellow, and grow lighter all the way, so that they
-    can be read without telling red from green.
+    The heat is spread between its median and its greatest value, so pictures can't be compared with
+    one another, and what is below the median does not glow; colours go from dark violet to yellow,
+    and grow lighter all the way, so that they can be read without telling red from green.
 
     Args:
         picture: uint8, (H, W, 3), as the network saw it.
@@ -27,7 +27,7 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps  # takes a while
 
     height, width, _ = picture.shape
-    spread = heat.astype(np.float32) - heat.min()
+    spread = (heat.astype(np.float32) - np.median(heat)).clip(0)
     small = Image.fromarray(spread / max(float(spread.max()), 1e-12))
     smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
     grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
