@@ -62,7 +62,7 @@ def changed(source: str, out: str, change: Callable[[dict[str, torch.Tensor]], N
     data = save(weights)
     storage.write(f"{out}/{package.WEIGHTS_FILE}", data)
     model = old.model | {"weights_sha256": storage.digest_of(data)}
-    storage.write_json(f"{out}/{package.MODEL_FILE}", model | {"temperature": 1.0})
+    storage.write_json(f"{out}/{package.MODEL_FILE}", model | {"temperature": 1.0, "rejection": None})
     return out
 
 
@@ -105,6 +105,7 @@ def test_a_teacher_that_does_not_know_a_class_is_refused_before_the_run_begins(
 ) -> None:
     known = json.loads(Path(teacher, "model/model.json").read_text())
     known["classes"][1]["name"] = "another"
+    known["rejection"] = None
     storage.write(f"{tmp_path}/t/model.json", json.dumps(known).encode())
     words = fit_words(tiny_dataset, str(tmp_path), "run", "--model.teacher", f"{tmp_path}/t")
     assert main(words) == 2
