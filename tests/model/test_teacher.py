@@ -62,7 +62,9 @@ def changed(source: str, out: str, change: Callable[[dict[str, torch.Tensor]], N
     data = save(weights)
     storage.write(f"{out}/{package.WEIGHTS_FILE}", data)
     model = old.model | {"weights_sha256": storage.digest_of(data)}
-    storage.write_json(f"{out}/{package.MODEL_FILE}", model | {"temperature": 1.0, "rejection": None})
+    storage.write_json(
+        f"{out}/{package.MODEL_FILE}", model | {"temperature": 1.0, "rejection": None}
+    )
     return out
 
 
