@@ -163,8 +163,9 @@ class Network(nn.Module):
         """SHA-256, in hex, of all that an embedding comes from: the weights but for the head."""
         digest = hashlib.sha256(self.name.encode())
         state = {**self.body.state_dict(), "mean": self.mean, "std": self.std}
+        head = f"{self.head_name}."
         for name in sorted(state):
-            if not name.startswith(f"{self.head_name}."):
+            if not name.startswith(head):
                 tensor = state[name].detach().cpu().contiguous()
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
