@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dogbreed.evaluate.explain import overlay
 from dogbreed.package import Package
 from dogbreed.serve.links import Reply
 
 FOUND = "Cute puppy detected"
 NO_DOG = "That's no dog, or none of the breeds that I know"
 _FIVE = 5
-_OPACITY = 0.6  # of the heat map where it is hottest
 
 
 class Entries:
@@ -59,7 +59,7 @@ class Entries:
         if topk:
             entry["topk"] = best[:topk]
         if reply.heat is not None:
-            entry["heat"] = base64.b64encode(overlay(picture, reply.heat)).decode()
+            entry["heat"] = base64.b64encode(_png(overlay(picture, reply.heat))).decode()
         return entry
 
     def failed(self, filename: str, problem: str) -> dict[str, Any]:
@@ -83,22 +83,7 @@ class Entries:
         return not bool(self.rejection.rejects(np.asarray(reply.reject_score, np.float32)))
 
 
-def overlay(picture: np.ndarray, heat: np.ndarray) -> bytes:
-    """A picture with what speaks for the answer in red, as PNG.
-
-    Args:
-        picture: uint8, (S, S, 3).
-        heat: float, (h, w): the answer's logit at each place; what is below 0 speaks against it.
-    """
-    side = picture.shape[0]
-    top = float(heat.max())
-    share = np.clip(heat / top, 0, 1) if top > 0 else np.zeros_like(heat)
-    layer = Image.fromarray((share * 255).astype(np.uint8)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
-    mask = Image.fromarray((np.asarray(layer) * _OPACITY).astype(np.uint8))
-    image = Image.fromarray(picture)
-    image.paste((230, 30, 20), mask=mask)
+def _png(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG")
+    Image.fromarray(picture).save(file, "PNG", compress_level=3)
     return file.getvalue()

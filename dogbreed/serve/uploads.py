@@ -3,6 +3,7 @@
 import base64
 import binascii
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -253,6 +254,5 @@ def picture_of(file: File, size: int, crop: float, limits: Limits) -> Any:
         raise images.BadImage(file.data)
     if not file.data:
         raise images.BadImage("the file is empty")
-    return images.picture(
-        file.data, size, lambda w, h: images.centre_box(w, h, crop), limits.pixels
-    )
+    box = functools.partial(images.centre_box, crop=crop)
+    return images.picture(file.data, size, box, limits.pixels)

@@ -19,6 +19,7 @@ const shown = (breed) => {
 };
 
 function chance(probability) {
+  if (probability > 0.9995) return "over 99.9%";
   return probability < 0.001 ? "under 0.1%" : percent.format(probability);
 }
 
@@ -27,7 +28,7 @@ function card(file) {
   const photo = made.querySelector(".photo");
   photo.src = URL.createObjectURL(file);
   photo.alt = `Your photograph ${file.name}`;
-  photo.addEventListener("error", () => photo.removeAttribute("src"));
+  photo.addEventListener("error", () => made.classList.add("blind"));
   made.querySelector(".name").textContent = file.name;
   made.querySelector("h2").textContent = "Looking…";
   made.classList.add("waiting");
@@ -82,7 +83,7 @@ function heat(made, entry) {
   const map = made.querySelector(".heat"), photo = made.querySelector(".photo");
   const toggle = made.querySelector(".toggle");
   map.src = `data:image/png;base64,${entry.heat}`;
-  map.alt = `The part of the photograph that was looked at, in red where it most looks like ${shown(entry.breed)}`;
+  map.alt = `The part of the photograph that was looked at, bright where it most looks like ${shown(entry.breed)}`;
   toggle.hidden = false;
   toggle.addEventListener("click", () => {
     const on = toggle.getAttribute("aria-pressed") !== "true";
