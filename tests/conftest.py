@@ -13,6 +13,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 import asyncio
 import io
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,6 +67,9 @@ def gcs_double() -> Iterator[FakeGCS]:
     with pytest.MonkeyPatch.context() as patch, FakeGCS() as double:
         for name, value in double.env.items():
             patch.setenv(name, value)
+        # A fork server that an earlier test began knows nothing of these variables, nor do the
+        # workers that it forks: the next one begins another.
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
         yield double
         forget_gcsfs()
 
