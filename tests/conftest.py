@@ -13,7 +13,6 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 import asyncio
 import io
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ import gcsfs
 import hypothesis
 import numpy as np
 import pytest
+from lightning.pytorch import Callback
 from PIL import Image
 
 from dogbreed.data import prepare, sample
@@ -53,6 +53,17 @@ TIMES = {"seconds", "train_images_per_s", "waiting", "cache_hits", "fetched_mb"}
 """Columns of metrics.csv that no two runs have in common."""
 
 
+class FailAt(Callback):
+    """Ends a run by an error once it has seen that many samples."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
+        if pl_module.samples_seen >= self.samples:
+            raise RuntimeError("the fault")
+
+
 def forget_gcsfs() -> None:
     """Close the sessions of all instances of gcsfs, and drop these with their listings."""
     for fs in list(gcsfs.GCSFileSystem._cache.values()):
@@ -61,15 +72,15 @@ def forget_gcsfs() -> None:
     gcsfs.GCSFileSystem.clear_instance_cache()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def gcs_double() -> Iterator[FakeGCS]:
-    """Run one double of Google Cloud Storage, which every process started here finds too."""
+    """Run one double of Google Cloud Storage, which every process started here finds too.
+
+    From the start: workers see the environment that their fork server began with.
+    """
     with pytest.MonkeyPatch.context() as patch, FakeGCS() as double:
         for name, value in double.env.items():
             patch.setenv(name, value)
-        # A fork server that an earlier test began knows nothing of these variables, nor do the
-        # workers that it forks: the next one begins another.
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
         yield double
         forget_gcsfs()
 

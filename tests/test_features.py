@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 from dogbreed import storage
 from dogbreed.cli import main
 from dogbreed.data import extraction
 from dogbreed.model.backbone import Network
 from dogbreed.runs import Run
-from tests.conftest import TIMES
+from tests.conftest import TIMES, FailAt
 
 WHOLE = [f"--data.augment.{name}={n}" for name, n in (("scale", 1), ("flip", 0), ("brightness", 0))]
 WHOLE += ["--data.augment.contrast=0", "--data.augment.saturation=0"]
@@ -47,17 +46,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Network, "features", counting)
     return counted
-
-
-class FailAt(Callback):
-    """Ends a run by an error once it has seen that many samples."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
-        if pl_module.samples_seen >= self.samples:
-            raise RuntimeError("the fault")
 
 
 def history(run: Run) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from dogbreed.data import manifest
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.evaluate.evaluation import values_of
 from dogbreed.runs import Run
-from tests.conftest import RUN_FILES, TIMES
+from tests.conftest import RUN_FILES, TIMES, FailAt
 from tests.doubles.gcs import FakeGCS
 
 SCORES = {"top1", "top5", "log_loss", "macro_f1", "ece", "n"}
@@ -59,17 +59,6 @@ def rewritten(data: Manifest, out: str, classes: list[str]) -> None:
             rows.append(row | changed)
     table = pa.Table.from_pylist(rows, manifest.SCHEMA)
     manifest.save(out, table, classes=[{"name": name} for name in classes], name="other")
-
-
-class FailAt(Callback):
-    """Ends a run by an error once it has seen that many samples."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
-        if pl_module.samples_seen >= self.samples:
-            raise RuntimeError("the fault")
 
 
 class TermAt(Callback):

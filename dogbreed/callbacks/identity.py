@@ -74,10 +74,11 @@ class Identity(Callback):
         assert isinstance(pl_module, DogModule)
         skipped = pl_module.skipped_so_far()
         if trainer.is_global_zero:
-            self.run.update(state="done", ended=now(), skipped=skipped)
-            if decoder := data_of(trainer).decoder:
-                self.run.update(decoded_on_cpu=decoder.fallbacks)
-                print(f"decoded on the CPU, for the GPU could not: {decoder.fallbacks:,} pictures")
+            decoder = data_of(trainer).decoder
+            by_cpu = None if decoder is None else decoder.fallbacks
+            self.run.update(state="done", ended=now(), skipped=skipped, decoded_on_cpu=by_cpu)
+            if by_cpu is not None:
+                print(f"decoded on the CPU, for the GPU could not: {by_cpu:,} pictures")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -124,7 +124,7 @@ def _download(url: str, part: BinaryIO, size: int | None, auth: tuple[str, str] 
                     reason = getattr(error.args[0] if error.args else None, "reason", error)
                     later = "" if final else "try again later, or "
                     raise StorageError(f"{explain(url, reason)}: {later}{BY_HAND}") from error
-            time.sleep(min(retries.FIRST_PAUSE * 2**failures, retries.LONGEST_PAUSE))
+            time.sleep(retries.pause(failures))
 
 
 def _transfer(session: requests.Session, url: str, part: BinaryIO, size: int | None) -> None:

@@ -156,13 +156,6 @@ class DogModule(LightningModule):
         """What the classifier sees of a batch of pictures or of their features: float, (B, D)."""
         return batch["embedding"] if "embedding" in batch else self.network.embed(batch["image"])
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Logits of a batch of pictures or of their features: float, (B, classes)."""
-        if "embedding" in batch:
-            return self.network.classify(batch["embedding"])
-        logits: Tensor = self(batch["image"])
-        return logits
-
     def frozen_view(self) -> View | None:
         """How a frozen backbone sees the data's pictures; None if it is not frozen."""
         data = data_of(self.trainer)
@@ -221,7 +214,7 @@ class DogModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         labels, valid = batch["label"], batch["valid"]
-        logits = self.logits(batch)
+        logits = self.network.classify(self.embedding(batch))
         loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
         if self.teacher is not None:
             taught = distillation_loss(

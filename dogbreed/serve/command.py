@@ -43,7 +43,7 @@ def serve(
         run: the run whose model answers; by default the newest.
         run_root: where the newest run is looked for.
         model: a model package's folder, on disk or in a bucket, instead of a run.
-        engine: what runs the network: torch, or one that was exported into the package.
+        engine: what runs the network; today that is torch.
         device: torch's name of a device; by default a GPU if there is one.
         host: the address to listen at; by default 127.0.0.1: this machine alone.
         port: by default 8000.

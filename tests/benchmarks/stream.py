@@ -186,17 +186,23 @@ def race(entries: dict[str, Callable[[], tuple[float, int, int]]], runs: int, un
 # Commands -----------------------------------------------------------------------------------
 
 
+def cold(url: str, folder: str | None) -> Callable[[], tuple[float, int, int]]:
+    """An epoch of ours with an empty cache."""
+
+    def run() -> tuple[float, int, int]:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            loader = ours(url, cache)
+            result = epoch(loader, loader._loader)
+            loader.close()
+            return result
+
+    return run
+
+
 def packed(options: argparse.Namespace, folder: Path) -> None:
     data = prepared(options.photos, folder, "64MB")
     tars, parquets = as_peers_want_it(data)
     with bucket(data, options.latency, options.cores) as url:
-
-        def own() -> tuple[float, int, int]:
-            with tempfile.TemporaryDirectory(dir=options.cache) as cache:
-                loader = ours(url, cache)
-                result = epoch(loader, loader._loader)
-                loader.close()
-                return result
 
         def peer(kind: type[Peer], names: list[str], **more: Any) -> Any:
             def run() -> tuple[float, int, int]:
@@ -215,7 +221,7 @@ def packed(options: argparse.Namespace, folder: Path) -> None:
             return run
 
         entries = {
-            "dogbreed, shuffled, digests checked": own,
+            "dogbreed, shuffled, digests checked": cold(url, options.cache),
             "webdataset, readahead of 8 MiB": peer(WebDataset, tars),
             "tarfile, readahead of 5 MiB": peer(Tar, tars),
             "tarfile, whole shards fetched": peer(TarWhole, tars),
@@ -236,20 +242,13 @@ def loose(options: argparse.Namespace, folder: Path) -> None:
     data = prepared(options.photos, folder, None)
     with bucket(data, options.latency, options.cores) as url:
 
-        def own() -> tuple[float, int, int]:
-            with tempfile.TemporaryDirectory(dir=options.cache) as cache:
-                loader = ours(url, cache)
-                result = epoch(loader, loader._loader)
-                loader.close()
-                return result
-
         def singly() -> tuple[float, int, int]:
             loader = ours(url, None, OneByOne, limit=1000)
             result = epoch(loader, loader._loader)
             loader.close()
             return result
 
-        entries = {"dogbreed": own, "one file at a time (1,000 files)": singly}
+        entries = {"dogbreed": cold(url, options.cache), "one file at a time (1,000 files)": singly}
         race(entries, options.runs, "samples/s")
 
 
