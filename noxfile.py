@@ -26,7 +26,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Types, then tests of the default tier with coverage, in one environment."""
-    _install(session, "types", "test")
+    _install(session, "types", "test", extras="[export]")
     if not session.posargs:
         session.run("mypy")
     session.run("coverage", "erase")
@@ -40,7 +40,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Tests that start many processes, a Ray cluster, DVC, or a browser (Debian's `chromium`)."""
-    _install(session, "test", "browser", extras="[ray,dvc]")
+    _install(session, "test", "browser", extras="[ray,dvc,export]")
     session.run("pytest", "-m", "e2e", *(session.posargs or TESTS))
 
 

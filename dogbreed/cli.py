@@ -14,12 +14,13 @@ VERBS = {
     "fit": ("dogbreed.training", "fit", "train a model"),
     "validate": ("dogbreed.training", "validate", "score a run on split val"),
     "test": ("dogbreed.training", "test", "score a run on split test"),
+    "export": ("dogbreed.export.export", "export", "make an engine that needs no torch"),
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
     "report": ("dogbreed.report.command", "report", "show runs: a page, a comparison, a table"),
     "serve": ("dogbreed.serve.command", "serve", "answer over HTTP, with a page for people"),
 }
 # Plain functions: their signature is their flags; one of these may stand without its name.
-_PARSED_HERE = {"prepare": None, "predict": None, "report": "runs", "serve": None}
+_PARSED_HERE = dict.fromkeys(("prepare", "export", "predict", "serve")) | {"report": "runs"}
 
 HELP = """usage: dogbreed VERB [OPTIONS]
 

@@ -1,11 +1,12 @@
-"""One interface over whatever runs the network; today the torch module."""
+"""One interface over whatever runs the network: the torch module, or an exported engine."""
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 
-from dogbreed.errors import BadInput, nearest
+from dogbreed.errors import BadInput
 from dogbreed.evaluate.rejection import Rejection
 from dogbreed.package import Package
 
@@ -126,17 +127,34 @@ class TorchEngine:
         return np.asarray(heat.float().cpu().numpy())
 
 
-def open_engine(package: Package, name: str = "torch", device: str | None = None) -> Engine:
+def open_engine(
+    package: Package,
+    name: str = "torch",
+    device: str | None = None,
+    *,
+    threads: int | None = None,
+) -> Engine:
     """Make an engine of a package.
 
     Args:
         package: from `package.read`.
-        name: `torch`.
-        device: torch's name of a device; none: a GPU if there is one.
+        name: `torch`, the name of an exported engine, such as `openvino-int8`, or `best`: the
+            fastest that is there and can run here.
+        device: torch's name of a device; none: a GPU if there is one. For `torch` alone.
+        threads: of the processor, for one batch of an exported engine; none: one for each core.
 
     Raises:
-        BadInput: no such engine, or no such device.
+        BadInput: no such engine, no such device, or what it needs is not installed.
     """
+    from dogbreed.exported import best_name, engine_names, open_exported
+
+    if name == "best":
+        name = best_name(package)
     if name != "torch":
-        raise BadInput(f"no engine {name!r}{nearest(name, ['torch'])}; there is: torch")
+        if device not in {None, "cpu"}:
+            raise BadInput(f"--device {device}: exported engines run on the processor")
+        return open_exported(package, name, threads)
+    if find_spec("torch") is None:
+        there = ", ".join(engine_names(package)) or "none; make one with dogbreed export"
+        raise BadInput(f"--engine torch: torch is not installed; exported engines: {there}")
     return TorchEngine(package, device)

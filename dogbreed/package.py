@@ -128,6 +128,14 @@ def read(url: str) -> Package:
     return made
 
 
+def copy(source: Package, url: str) -> Package:
+    """Copy a package with its engines, `model.json` last. Raises StorageError."""
+    names = [name for name, _ in storage.find(source.url)]
+    for name in sorted(names, key=lambda name: name == MODEL_FILE):
+        storage.write(storage.join(url, name), storage.read(storage.join(source.url, name)))
+    return read(url)
+
+
 def _read(url: str, name: str, digest: str) -> bytes:
     """A file of the package, if it is the one that `model.json` describes."""
     path = storage.join(url, name)

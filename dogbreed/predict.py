@@ -33,6 +33,7 @@ def predict(
     explain: str | None = None,
     explain_by: Literal["heat", "grad_cam"] = "heat",
     batch_size: int = 32,
+    engine: str = "torch",
     device: str | None = None,
 ) -> None:
     """Name the breeds in pictures and write a CSV with id, breed, probability and the top five.
@@ -56,6 +57,8 @@ def predict(
         explain_by: heat is the classifier's answer at each place (a class activation map);
             grad_cam follows gradients.
         batch_size: pictures that the network sees at once.
+        engine: what answers: torch, the name of an exported engine such as openvino-int8, or best:
+            the fastest of the package that can run here. See dogbreed export.
         device: torch's name of a device; by default a GPU if there is one.
     """
     if batch_size < 1:
@@ -82,15 +85,15 @@ def predict(
         rows = Submission.of(storage.normal(data), classes, ids, source.class_names)
         table = _Kaggle(rows, len(source.class_names))
         found = [(name, place) for name, place in found if name in rows]
-    engine = open_engine(source, device=device)
+    opened = open_engine(source, engine, device)
     wants_heat, failed = explain is not None and explain_by == "heat", 0
     with tqdm(total=len(found), unit=" pictures", desc="predict", disable=None) as bar:
         for names, batch, errors in _batches(found, source, batch_size):
-            answers = engine.answer(batch, heat=wants_heat) if len(batch) else None
+            answers = opened.answer(batch, heat=wants_heat) if len(batch) else None
             table.add(names, errors, answers)
             if explain is not None and answers is not None:
                 read = [name for name, error in zip(names, errors, strict=True) if not error]
-                _explain(explain, read, batch, engine, answers)
+                _explain(explain, read, batch, opened, answers)
             failed += sum(map(bool, errors))
             bar.update(len(names))
     text, about = table.finish()

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from dogbreed.errors import BadInput
 
@@ -106,10 +105,11 @@ class Rejection:
         if self.score == "cosine":
             return self._cosine(embedding, labels)
         scaled = logits.astype(np.float64) / temperature
-        total = logsumexp(scaled, axis=1)
+        most = scaled.max(1)
+        total = most + np.log(np.exp(scaled - most[:, None]).sum(1))  # no scipy where engines run
         if self.score == "energy":
             return np.asarray(-temperature * total, np.float32)
-        return np.asarray(-np.exp(scaled.max(1) - total), np.float32)
+        return np.asarray(-np.exp(most - total), np.float32)
 
     def _cosine(self, embedding: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         assert self.means is not None and self.counts is not None
