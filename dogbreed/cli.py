@@ -1,6 +1,7 @@
 """The command line: looks at the first word, and loads only what that verb needs."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -21,6 +22,9 @@ VERBS = {
 }
 # Plain functions: their signature is their flags; one of these may stand without its name.
 _PARSED_HERE = dict.fromkeys(("prepare", "export", "predict", "serve")) | {"report": "runs"}
+
+# Vertex AI sets it in a training job's containers.
+JOB_VARIABLE = "CLOUD_ML_JOB_ID"
 
 HELP = """usage: dogbreed VERB [OPTIONS]
 
@@ -61,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in VERBS:
             raise BadInput(f"no verb {verb!r}{nearest(verb, VERBS)}; see dogbreed --help")
         module, name, _ = VERBS[verb]
+        if verb == "fit" and JOB_VARIABLE in os.environ:
+            module = "dogbreed.cloud.job"
         function = getattr(import_module(module), name)
         if verb in _PARSED_HERE:
             return run_function(verb, function, rest, _PARSED_HERE[verb])

@@ -1,10 +1,15 @@
 """What the parsers of all verbs have in common: errors of one line that name the right option."""
 
+import contextlib
 import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from dogbreed import storage
 from dogbreed.errors import BadInput, nearest
 
 _UNKNOWN = (
@@ -55,3 +60,18 @@ class OneLineErrors:
 
 class Parser(OneLineErrors, ArgumentParser):
     """Parses a function's arguments."""
+
+
+@contextlib.contextmanager
+def configs_here(argv: Sequence[str]) -> Iterator[list[str]]:
+    """`argv` with configs that lie in a bucket fetched, for the parser reads local files alone."""
+    words = list(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        for at, word in enumerate(words):
+            option, _, url = word.rpartition("=")
+            before = option or (words[at - 1] if at else "")
+            if before in {"-c", "--config"} and not storage.is_local(url):
+                path = Path(folder) / f"{at}.yaml"
+                storage.download(url, path)
+                words[at] = f"{option}={path}" if option else str(path)
+        yield words

@@ -7,6 +7,7 @@ metrics.csv    a row for each validation
 metrics.json   scores of the best checkpoint
 curves.png     the rows as a picture
 model/         the model package
+FAILED         of a job in the cloud: why it is not to be started again
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
+FAILED_FILE = "FAILED"
 _PACKAGES = ("torch", "lightning", "timm", "torchmetrics", "numpy", "pillow", "gcsfs", "fsspec")
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases without an account: where it writes, and how to sync later."""
+"""Where loggers write: Weights & Biases without an account, and TensorBoard in a job."""
 
 import os
 import tempfile
@@ -11,14 +11,19 @@ from dogbreed.storage import is_local
 
 
 def write_where_possible(logger: Any, run_url: str) -> None:
-    """Settle where W&B writes, and keep it offline if there is no key.
+    """Settle where W&B and TensorBoard write, and keep W&B offline if there is no key.
 
     Args:
         logger: the parsed `--trainer.logger`; its options are filled in.
         run_url: the run's directory; W&B writes there if it is local.
     """
     for entry in logger if isinstance(logger, list) else [logger]:
-        if "WandbLogger" not in str(getattr(entry, "class_path", "")):
+        kind = str(getattr(entry, "class_path", ""))
+        if "TensorBoardLogger" in kind and is_local(entry.init_args.save_dir):
+            # In a job of Vertex AI the local disk is lost at the end.
+            options = entry.init_args
+            options.save_dir = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or options.save_dir
+        if "WandbLogger" not in kind:
             continue
         import wandb  # takes a second
 

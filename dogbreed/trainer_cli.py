@@ -19,6 +19,7 @@ from dogbreed.callbacks.ending import Ending
 from dogbreed.callbacks.history import History
 from dogbreed.callbacks.identity import Identity
 from dogbreed.callbacks.throughput import Throughput
+from dogbreed.callbacks.trial import Trial, is_trial
 from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
 from dogbreed.errors import BadInput
 from dogbreed.model.backbone import preprocessing
@@ -155,6 +156,8 @@ class DogCLI(LightningCLI):
                 Ending(),
                 checkpoints,
             ]
+            if is_trial():
+                kwargs["callbacks"].append(Trial(checkpoints.monitor))
         try:
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, ImportError) as error:  # a missing GPU, say

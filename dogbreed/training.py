@@ -25,6 +25,7 @@ from dogbreed.errors import BadInput
 from dogbreed.evaluate.card import renew
 from dogbreed.evaluate.evaluation import FOLDER, details, sentence, values_of
 from dogbreed.model.module import evaluation_of
+from dogbreed.parser import configs_here
 from dogbreed.runs import CONFIG_FILE, Run, newest
 from dogbreed.tracking import sync_hint
 from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
@@ -76,7 +77,7 @@ def fit(argv: Sequence[str]) -> int:
     """Train; returns the exit status."""
     _quiet()
     with contextlib.ExitStack() as stack:
-        words = list(argv)
+        words = stack.enter_context(configs_here(argv))
         resume = _option(words, "resume")
         run, checkpoint = _resumed(words, resume) if resume else (None, None)
         if run is not None:

@@ -408,6 +408,15 @@ class TestLoggers:
         assert list(folder.glob("*.wandb"))
 
 
+def test_a_config_may_lie_in_a_bucket(tiny_dataset: str, bucket: str, tmp_path: Path) -> None:
+    storage.write(f"{bucket}/one.yaml", b"model: {lr: 0.0125}")
+    storage.write(f"{bucket}/two.yaml", b"name: named_there")
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--config", f"{bucket}/one.yaml")
+    assert main([*words, f"--config={bucket}/two.yaml"]) == 0
+    config = yaml.safe_load(storage.read(f"{tmp_path}/named_there/config.yaml"))
+    assert config["model"]["lr"] == 0.0125
+
+
 def test_a_run_ended_by_sigterm_says_so_and_goes_on_where_it_was(
     tiny_dataset: str, tmp_path: Path
 ) -> None:
