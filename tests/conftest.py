@@ -45,6 +45,7 @@ RUN_FILES = {
     "model/model.json",
     "model/weights.safetensors",
     "model/rejection.safetensors",
+    "model/reference.safetensors",
     "model/README.md",
 }
 """What a finished fit leaves in its run directory."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save
@@ -16,9 +17,10 @@ from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.curves import curves
 from dogbreed.callbacks.throughput import Spent, Throughput
 from dogbreed.data.datamodule import DogDataModule, data_of
-from dogbreed.evaluate.evaluation import FOLDER, sentence, values_of
+from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
 from dogbreed.model.backbone import preprocessing
 from dogbreed.model.module import DogModule, evaluation_of
+from dogbreed.monitor.reference import Reference
 from dogbreed.runs import CURVES_FILE, HISTORY_FILE, Run
 
 
@@ -115,12 +117,13 @@ class History(Callback):
         evaluation = evaluation_of(answered, data).fitted()
         report = evaluation.write(self.run.path(FOLDER), "val", data.seen())
         results = values_of(report)
+        folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
         description = describe(pl_module, data) | {
             "temperature": evaluation.temperature,
             "run": name,
             "metrics": self.run.record(val=results),
+            "reference": _reference(folder, data, answered.rows, evaluation),
         }
-        folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
         package.write(folder, description, weights, {"val": report}, evaluation.rejection)
         print(f"validation of {data.manifest.name}: {sentence(report)}")
         print(f"first weights: {pl_module.weights_used}")
@@ -147,6 +150,19 @@ def _hint(spent: Spent) -> str:
     if spent.limit == "model":
         return ""
     return f" ({spent.waiting:.0%} of the time waiting: {spent.limit} is the limit)"
+
+
+def _reference(
+    folder: str, data: DogDataModule, rows: np.ndarray, evaluation: Evaluation
+) -> dict[str, Any] | None:
+    """Keep what the validation pictures were like; what model.json says of it."""
+    places = data.manifest.ranges(data.manifest.take(rows))
+    try:
+        made = Reference.of(evaluation, places, data.image_size, data.crop)
+    except storage.StorageError as error:
+        print(f"no statistics of the validation pictures, which drift would want: {error}")
+        return None
+    return made.write(folder, data.class_names)
 
 
 def describe(module: DogModule, data: DogDataModule) -> dict[str, Any]:
