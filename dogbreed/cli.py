@@ -19,9 +19,11 @@ VERBS = {
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
     "report": ("dogbreed.report.command", "report", "show runs: a page, a comparison, a table"),
     "serve": ("dogbreed.serve.command", "serve", "answer over HTTP, with a page for people"),
+    "submit": ("dogbreed.cloud.submit", "submit", "train on Vertex AI"),
 }
 # Plain functions: their signature is their flags; one of these may stand without its name.
-_PARSED_HERE = dict.fromkeys(("prepare", "export", "predict", "serve")) | {"report": "runs"}
+_PARSED_HERE: dict[str, str | None] = dict.fromkeys(("prepare", "export", "predict", "serve"))
+_PARSED_HERE |= {"report": "runs", "submit": "fit"}
 
 # Vertex AI sets it in a training job's containers.
 JOB_VARIABLE = "CLOUD_ML_JOB_ID"
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_function(
-    verb: str, function: Callable[..., None], argv: Sequence[str], words: str | None = None
+    verb: str, function: Callable[..., int | None], argv: Sequence[str], words: str | None = None
 ) -> int:
     """Parse `argv` by the function's signature and call it; `words` takes what has no name."""
     from docstring_parser import parse
@@ -89,14 +91,26 @@ def run_function(
 
     about = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
     parser = Parser(prog=f"dogbreed {verb}", description=about)
-    parser.add_argument("-c", "--config", action="config", help="YAML file with these options")
+    names = ["-c", "--config", "--job"] if verb == "submit" else ["-c", "--config"]
+    parser.add_argument(*names, action="config", help="YAML file with these options")
     if words:
         default = inspect.signature(function).parameters[words].default
         told = {of.arg_name: of.description for of in parse(function.__doc__ or "").params}
         parser.add_argument(words, nargs="*", default=list(default), help=told[words])
     parser.add_function_arguments(function, as_group=False, skip={words} if words else None)
-    values = parser.parse_args(list(argv))
+    values = parser.parse_args(_switches_set(function, argv))
     arguments = values.as_dict()
     arguments.pop("config")
-    function(**arguments)
-    return 0
+    return function(**arguments) or 0
+
+
+def _switches_set(function: Callable[..., object], argv: Sequence[str]) -> list[str]:
+    """`--spot` alone as `--spot=true`: jsonargparse's booleans want a value."""
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    for name, parameter in inspect.signature(function).parameters.items():
+        for at, word in enumerate(words[:end]):
+            following = words[at + 1] if at + 1 < end else "--"
+            if word == f"--{name}" and parameter.annotation is bool and following.startswith("-"):
+                words[at] += "=true"
+    return words

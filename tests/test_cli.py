@@ -23,6 +23,7 @@ OPTIONS = {
         *("--batch_size", "--device"),
     ],
     "report": ["--out", "--split", "--sort", "--filter", "--best"],
+    "submit": ["--job", "--nodes", "--spot", "--dry_run", "--machine", "--timeout", "--follow"],
 }
 
 
