@@ -1,53 +1,137 @@
-"""Where loggers write: Weights & Biases without an account, and TensorBoard in a job."""
+"""Loggers: what is settled before they are built, and what is said when a run is over.
 
+Weights & Biases needs an account, a key and a home that it can write to. Without a key its run is
+kept offline, below the run's directory, and the last line says how to upload it. A run and its
+W&B run are one for good: the id follows from run.json, also when the run is resumed.
+"""
+
+import contextlib
 import os
+import secrets
+import shlex
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from dogbreed.errors import BadInput
+from dogbreed.runs import Run
 from dogbreed.storage import is_local
 
+_PROJECT = "dogbreed"
+_HOMES = {
+    "WANDB_CACHE_DIR": ".cache",
+    "WANDB_CONFIG_DIR": ".config",
+    "WANDB_DATA_DIR": ".local/share",
+}
+"""Where W&B would write below the home besides its folder for runs."""
 
-def write_where_possible(logger: Any, run_url: str) -> None:
-    """Settle where W&B and TensorBoard write, and keep W&B offline if there is no key.
+
+def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> None:
+    """Fill in what the parsed `--trainer.logger` leaves open, in place.
+
+    W&B gets a place to write to, the run's name, notes and tags, the id of a run that goes on, and
+    stays offline if there is no key.
 
     Args:
-        logger: the parsed `--trainer.logger`; its options are filled in.
-        run_url: the run's directory; W&B writes there if it is local.
+        loggers: one or several, as parsed.
+        run: the run's directory; it may not be there yet.
+        notes: of the run.
+        tags: likewise.
+
+    Raises:
+        BadInput: a logger that would lose rows, or a key that is none.
     """
-    for entry in logger if isinstance(logger, list) else [logger]:
-        kind = str(getattr(entry, "class_path", ""))
-        if "TensorBoardLogger" in kind and is_local(entry.init_args.save_dir):
+    for entry in loggers if isinstance(loggers, list) else [loggers]:
+        kind: str = getattr(entry, "class_path", "")
+        options: Any = getattr(entry, "init_args", None)
+        if kind.endswith(".CSVLogger") and not is_local(str(options.save_dir)):
+            raise BadInput(
+                f"--trainer.logger CSVLogger: it appends to its file, which a bucket cannot"
+                f" ({options.save_dir}); name a folder, or read {run.url}/metrics.csv"
+            )
+        if kind.endswith(".TensorBoardLogger") and is_local(str(options.save_dir)):
             # In a job of Vertex AI the local disk is lost at the end.
-            options = entry.init_args
             options.save_dir = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or options.save_dir
-        if "WandbLogger" not in kind:
+        if not kind.endswith(".WandbLogger"):
             continue
         import wandb  # takes a second
 
-        options = entry.init_args
-        if options.save_dir in {None, "."} and "WANDB_DIR" not in os.environ:
-            options.save_dir = (
-                run_url if is_local(run_url) else tempfile.mkdtemp(prefix="dogbreed-wandb-")
+        if options.save_dir in {None, "."}:
+            options.save_dir = os.environ.get("WANDB_DIR") or (
+                run.url if is_local(run.url) else tempfile.mkdtemp(prefix="dogbreed-wandb-")
             )
-            os.makedirs(options.save_dir, exist_ok=True)
-        decided = options.offline or "WANDB_MODE" in os.environ
-        if not decided and not wandb.login(prompt=False):
+        os.makedirs(options.save_dir, exist_ok=True)
+        _leave_a_home_that_cannot_be_written(options.save_dir)
+        options.project = options.project or os.environ.get("WANDB_PROJECT", _PROJECT)
+        options.name = options.name or run.url.rsplit("/", 1)[-1]
+        known = run.read().get("wandb", {}) if run.exists else {}
+        options.id = options.id or options.version or known.get("id") or secrets.token_hex(4)
+        more = {**entry.get("dict_kwargs", {})}
+        more |= {"notes": notes} if notes else {}
+        more |= {"tags": tags} if tags else {}
+        decided = options.offline or options.get("mode") or "WANDB_MODE" in os.environ
+        with _one_line():
+            has_key = decided or wandb.login(prompt=False)
+        if not has_key:
             # Not `offline`: Lightning sets the environment for it, which login has read by now.
-            entry.dict_kwargs = {**entry.get("dict_kwargs", {}), "mode": "offline"}
+            more["mode"] = "offline"
             print("W&B: no key found, so the run is kept offline")
+        entry.dict_kwargs = more
 
 
-def sync_hint(trainer: Trainer) -> None:
-    """After an offline run: the line that uploads it."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            import wandb
+def _leave_a_home_that_cannot_be_written(folder: str) -> None:
+    """Let W&B keep what it would keep there in a folder instead, as in a container without root."""
+    try:
+        for below in _HOMES.values():
+            usual = Path.home() / below / "wandb"
+            usual.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=usual).close()
+    except (OSError, RuntimeError):  # RuntimeError: there is none
+        for variable, below in _HOMES.items():
+            os.environ.setdefault(variable, os.path.abspath(f"{folder}/wandb/home/{below}"))
 
-            run = logger.experiment
-            folder, offline = str(run.dir).removesuffix("/files"), run.offline
-            wandb.finish()
-            if offline:
-                print(f"W&B: upload this run with: wandb sync {folder}")
+
+def wandb_runs(trainer: Trainer) -> Iterator[Any]:
+    """The W&B runs of this process, open and not turned off: in the first process alone."""
+    for logger in trainer.loggers if trainer.is_global_zero else []:
+        if isinstance(logger, WandbLogger) and not logger.experiment.disabled:
+            yield logger.experiment
+
+
+def open_loggers(trainer: Trainer) -> None:
+    """Begin W&B's runs now, so that a wrong key is noticed before anything is trained.
+
+    Raises:
+        BadInput: W&B refuses the key, or cannot be reached.
+    """
+    with _one_line():
+        list(wandb_runs(trainer))
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """W&B's errors as BadInput."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb."):
+            raise
+        line = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"--trainer.logger WandbLogger: {line}; WANDB_MODE=offline trains without it"
+        ) from None
+
+
+def close_loggers(trainer: Trainer) -> None:
+    """End W&B's runs; of one that is offline, print the line that uploads it."""
+    for run in wandb_runs(trainer):
+        folder = Path(str(run.dir)).parent.absolute()
+        run.finish()
+        if run.offline:
+            # A run that was resumed has a folder for each time; those uploaded are passed over.
+            folders = sorted(folder.parent.glob(f"offline-run-*-{run.id}"))
+            print(f"W&B: upload this run with: wandb sync {shlex.join(map(str, folders))}")

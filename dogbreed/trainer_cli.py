@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,6 +18,7 @@ from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.ending import Ending
 from dogbreed.callbacks.history import History
 from dogbreed.callbacks.identity import Identity
+from dogbreed.callbacks.logged import Logged
 from dogbreed.callbacks.throughput import Throughput
 from dogbreed.callbacks.trial import Trial, is_trial
 from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
@@ -26,7 +27,7 @@ from dogbreed.model.backbone import preprocessing
 from dogbreed.model.module import DogModule
 from dogbreed.parser import OneLineErrors
 from dogbreed.runs import Run
-from dogbreed.tracking import write_where_possible
+from dogbreed.tracking import open_loggers, settle
 
 RUN_ROOT = "runs"
 NAME_VARIABLE = "DOGBREED_RUN_NAME"
@@ -84,6 +85,12 @@ class DogCLI(LightningCLI):
                 type=str | None,
                 help="auto (go on if the run exists), last, best, or a checkpoint's path",
             )
+            parser.add_argument("--notes", type=str | None, help="what the run is for, in words")
+            parser.add_argument(
+                "--tags",
+                type=list[str] | str | None,
+                help="words to find the run by, with commas between",
+            )
         else:
             parser.add_argument("--run", type=str | None, help="the run; by default the newest")
             parser.add_argument(
@@ -133,8 +140,9 @@ class DogCLI(LightningCLI):
                     f"{self.run.url}: there is a run of this name; choose another --name, or go on"
                     " with --resume last"
                 )
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            write_where_possible(config.trainer.logger, self.run.url)
+        self.notes, self.tags = config.get("notes"), _words(config.get("tags"))
+        if self.verb == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+            settle(config.trainer.logger, self.run, self.notes, self.tags)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the callbacks that keep the run's directory."""
@@ -148,11 +156,14 @@ class DogCLI(LightningCLI):
             assert self.run is not None
             checkpoints = Checkpoints(self.run, **self.config.checkpoints.as_dict())
             # In this order: a run is done when its model is there, and checkpoints save the rest.
-            throughput = Throughput()
+            throughput, config = Throughput(), self._yaml()
             kwargs["callbacks"] += [
                 throughput,
+                *self._wandb_pictures(),
                 History(self.run, checkpoints, throughput),
-                Identity(self.run, self._yaml(), self.resume),
+                Identity(self.run, config, self.resume, self.notes, self.tags),
+                Logged(self.run, config),
+                *self._wandb_run(checkpoints),
                 Ending(),
                 checkpoints,
             ]
@@ -162,11 +173,30 @@ class DogCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, ImportError) as error:  # a missing GPU, say
             raise BadInput("--trainer: " + " ".join(str(error).split())) from error
+        open_loggers(trainer)
         return trainer
+
+    @property
+    def _with_wandb(self) -> bool:
+        return "WandbLogger" in str(self.config.trainer.logger)
+
+    def _wandb_pictures(self) -> list[Callback]:
+        if not self._with_wandb:
+            return []
+        from dogbreed.callbacks.wandb_pictures import WandbPictures  # importing W&B takes a second
+
+        return [WandbPictures()]
+
+    def _wandb_run(self, checkpoints: Checkpoints) -> list[Callback]:
+        if not self._with_wandb or self.run is None:
+            return []
+        from dogbreed.callbacks.wandb import WandbRun
+
+        return [WandbRun(self.run, checkpoints)]
 
     def _yaml(self) -> str:
         config = self.config.clone()
-        for transient in ("config", "resume"):
+        for transient in ("config", "resume", "notes", "tags"):
             config.pop(transient, None)
         text: str = self.parser.dump(config, skip_none=False, skip_validation=True)
         return text
@@ -196,6 +226,12 @@ _TEXTS = {
     "validate": "Score a run's best checkpoint on split val, with the config it was trained with.",
     "test": "Score a run's best checkpoint on split test, with the config it was trained with.",
 }
+
+
+def _words(given: list[str] | str | None) -> list[str]:
+    """Each once, without blanks around."""
+    words = given.split(",") if isinstance(given, str) else given or []
+    return list(dict.fromkeys(word.strip() for word in words if word.strip()))
 
 
 def _precision(accelerator: str) -> str:

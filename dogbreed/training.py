@@ -27,7 +27,7 @@ from dogbreed.evaluate.evaluation import FOLDER, details, sentence, values_of
 from dogbreed.model.module import evaluation_of
 from dogbreed.parser import configs_here
 from dogbreed.runs import CONFIG_FILE, Run, newest
-from dogbreed.tracking import sync_hint
+from dogbreed.tracking import close_loggers
 from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
 
 PREEMPTED = 143
@@ -84,6 +84,7 @@ def fit(argv: Sequence[str]) -> int:
             words = [*stack.enter_context(_saved_config(run)), *words]
         cli = DogCLI("fit", words, run, checkpoint)
         assert cli.run is not None
+        stack.callback(close_loggers, cli.trainer)
         path = None
         if checkpoint is not None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "resume.ckpt"
@@ -107,7 +108,6 @@ def fit(argv: Sequence[str]) -> int:
             if not _lost_the_others(cli.trainer, error):
                 raise
             return _status_of_the_others(cli.trainer)
-        sync_hint(cli.trainer)
     return 0
 
 

@@ -383,30 +383,6 @@ class TestLoggers:
         seen = [float(row["samples_seen"]) for row in rows if row["samples_seen"]]
         assert seen[-1] == int(own[-1]["samples_seen"])
 
-    def test_wandb_without_a_key_stays_offline_and_below_the_run(
-        self,
-        tiny_dataset: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR"):
-            monkeypatch.setenv(name, "")  # so that what the run sets is undone
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no key in a .netrc there
-        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
-        monkeypatch.setenv("WANDB_SILENT", "true")
-        monkeypatch.chdir(tmp_path)
-        words = fit_words(tiny_dataset, str(tmp_path / "runs"), "run")
-        words += ["--trainer.logger", f"{LOGGERS}.WandbLogger"]
-        assert main([*words, "--trainer.log_every_n_steps", "1"]) == 0
-        said = capsys.readouterr().out
-        assert "no key found, so the run is kept offline" in said
-        (line,) = [x for x in said.splitlines() if "wandb sync" in x]
-        folder = Path(line.rsplit("wandb sync ", 1)[1])
-        assert (tmp_path / "runs/run").resolve() in folder.resolve().parents
-        assert list(folder.glob("*.wandb"))
-
 
 def test_a_config_may_lie_in_a_bucket(tiny_dataset: str, bucket: str, tmp_path: Path) -> None:
     storage.write(f"{bucket}/one.yaml", b"model: {lr: 0.0125}")

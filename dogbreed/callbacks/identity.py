@@ -1,5 +1,6 @@
 """Writes who the run is, from its first second: run.json and config.yaml."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,17 +22,28 @@ class Identity(Callback):
         run: the run's directory.
         config: all settings, as YAML.
         resumed_from: the checkpoint that the run goes on from, if any.
+        notes: of the person who runs it; a resumed run keeps those that it has, unless given anew.
+        tags: likewise.
     """
 
-    def __init__(self, run: Run, config: str, resumed_from: str | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        config: str,
+        resumed_from: str | None = None,
+        notes: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
         self.run, self.config, self.resumed_from = run, config, resumed_from
+        self.said: dict[str, Any] = {"notes": notes} if notes else {}
+        self.said |= {"tags": list(tags)} if tags else {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml, and run.json as `running`."""
         if not trainer.is_global_zero or stage != "fit":
             return
         write(self.run.path(CONFIG_FILE), self.config.encode())
-        about: dict[str, Any] = {"state": "running", "precision": str(trainer.precision)}
+        about = {"state": "running", "precision": str(trainer.precision), **self.said}
         if self.run.exists:
             times = [*self.run.read().get("resumed", []), {"at": now(), "from": self.resumed_from}]
             now_void = {"reason": None, "ended": None}

@@ -20,6 +20,7 @@ from dogbreed.data.feature_loader import FeatureLoader
 from dogbreed.data.features import FeatureCache, View
 from dogbreed.data.loader import EpochLoader, fork_server
 from dogbreed.data.manifest import Manifest, cache_home
+from dogbreed.data.order import Request
 from dogbreed.data.prepare import embedded_sample
 from dogbreed.data.transforms import Augment, relight
 from dogbreed.errors import BadInput, nearest
@@ -176,6 +177,16 @@ class DogDataModule(LightningDataModule):
             skip_bad=self.skip_bad,
             encoded=encoded,
         )
+
+    def look(self, rows: np.ndarray) -> Batch:
+        """Pictures in these rows of the manifest, int64, (n,), as evaluation sees them.
+
+        Raises:
+            BadInput: one cannot be read, and none may be skipped.
+        """
+        n = len(rows)
+        request = Request(0, rows, np.ones(n, bool), 0, np.zeros(n, np.int64))
+        return self._pictures(self.image_size, self.crop).__getitems__(request)
 
     def features_of(self, split: str, view: View) -> Features:
         """What a frozen network says of a split's pictures, kept or computed now.
