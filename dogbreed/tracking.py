@@ -68,11 +68,13 @@ def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> None:
         _leave_a_home_that_cannot_be_written(options.save_dir)
         options.project = options.project or os.environ.get("WANDB_PROJECT", _PROJECT)
         options.name = options.name or run.url.rsplit("/", 1)[-1]
-        known = run.read().get("wandb", {}) if run.exists else {}
-        options.id = options.id or options.version or known.get("id") or secrets.token_hex(4)
+        known = run.read() if run.exists else {}
+        known_id = known.get("wandb", {}).get("id")
+        options.id = options.id or options.version or known_id or secrets.token_hex(4)
         more = {**entry.get("dict_kwargs", {})}
-        more |= {"notes": notes} if notes else {}
-        more |= {"tags": tags} if tags else {}
+        for name, said in (("notes", notes), ("tags", tags)):
+            if said := said or known.get(name):
+                more[name] = said
         decided = options.offline or options.get("mode") or "WANDB_MODE" in os.environ
         with _one_line():
             has_key = decided or wandb.login(prompt=False)

@@ -1,5 +1,6 @@
 """The thin LightningCLI: the options of fit, validate and test, and what is built from them."""
 
+import copy
 import datetime
 import os
 import sys
@@ -141,6 +142,8 @@ class DogCLI(LightningCLI):
                     " with --resume last"
                 )
         self.notes, self.tags = config.get("notes"), _words(config.get("tags"))
+        # What is settled is this run's own: a config that another run starts from has none of it.
+        self.loggers = copy.deepcopy(config.trainer.logger)
         if self.verb == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             settle(config.trainer.logger, self.run, self.notes, self.tags)
 
@@ -198,6 +201,7 @@ class DogCLI(LightningCLI):
         config = self.config.clone()
         for transient in ("config", "resume", "notes", "tags"):
             config.pop(transient, None)
+        config.trainer.logger = self.loggers
         text: str = self.parser.dump(config, skip_none=False, skip_validation=True)
         return text
 

@@ -90,6 +90,12 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tracked: SimpleNamespace) -
     assert values(tracked.second, "epoch")[0] == 2
 
 
+def test_a_run_that_starts_from_its_config_does_not_go_on_in_it(tracked: SimpleNamespace) -> None:
+    config = Path(tracked.run.path("config.yaml")).read_text()
+    assert "WandbLogger" in config
+    assert tracked.run.read()["wandb"]["id"] not in config
+
+
 def test_values_are_those_of_the_history_and_stand_beside_their_axes(
     tracked: SimpleNamespace,
 ) -> None:
