@@ -1,12 +1,16 @@
 """Checks: `nox` runs what continuous integration runs; `nox --list` shows the rest."""
 
+import re
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2.9"  # load_toml and dependency_groups
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "no"
 
-GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
 TESTS = ["tests"]
 
 
@@ -64,3 +68,35 @@ def bench(session: nox.Session) -> None:
     _install(session, "test", "bench")
     for name in session.posargs[:1] or ["sample"]:
         session.run("python", "-m", f"tests.benchmarks.{name}", *session.posargs[1:])
+
+
+@nox.session(default=False)
+def locks(session: nox.Session) -> None:
+    """Refresh the lists of exact packages, with hashes, that the images are built from."""
+    session.install("uv")
+    extras = PROJECT["optional-dependencies"]
+    bounds = [entry for group in (PROJECT["dependencies"], *extras.values()) for entry in group]
+    bounds_file = Path(session.create_tmp()) / "bounds.txt"
+    bounds_file.write_text("\n".join(re.sub(r"\[.*?\]", "", entry) for entry in bounds))
+    # `--upgrade` comes by hand: without it, what is locked and still fits stays.
+    words = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header"]
+    words += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
+    words += ["--constraints", str(bounds_file), *session.posargs]
+    for name in ("build", "serve", "train"):
+        extras_too = ["pyproject.toml", "--extra", "gpu", "--extra", "export"]
+        more = extras_too if name == "train" else []
+        session.run(*words, f"docker/{name}.in", *more, "-o", f"docker/{name}.lock")
+
+
+@nox.session(default=False)
+def images(session: nox.Session) -> None:
+    """Build the images with buildah (Debian's package), run them, print their sizes."""
+    _install(session, "test", extras="[export]")
+    words = session.posargs
+    if "--model" not in words:
+        root = f"{session.create_tmp()}/runs"
+        fit = f"fit --config configs/quickstart.yaml --trainer.max_epochs 4 --run_root {root}"
+        session.run("dogbreed", *fit.split(), "--name", "sample", "--resume", "auto")
+        session.run("dogbreed", "export", "--format", "openvino", "--run", f"{root}/sample")
+        words = ["--model", f"{root}/sample/model", *words]
+    session.run("python", "-m", "tests.images", *words)

@@ -188,9 +188,9 @@ class Running:
             self._replicas.append(self._start(pools[k], env, f"{attempt}-{rank}"))
 
         def follow(rank: int) -> int:
-            process = self._replicas[rank]
-            assert process.stdout is not None
-            with (self.folder / f"{attempt}-{rank}.log").open("w") as log:
+            path = self.folder / f"{attempt}-{rank}.log"
+            with self._replicas[rank] as process, path.open("w") as log:
+                assert process.stdout is not None
                 for line in process.stdout:
                     log.write(line)
                     log.flush()
@@ -198,7 +198,7 @@ class Running:
                         self.preempt_at.remove(asked)
                         preempted.set()
                         process.send_signal(signal.SIGTERM)
-            return process.wait()
+            return process.returncode
 
         with ThreadPoolExecutor(len(places)) as pool_of_threads:
             waiting = [pool_of_threads.submit(follow, rank) for rank in range(len(places))]
