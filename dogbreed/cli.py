@@ -13,8 +13,8 @@ from dogbreed.errors import BadInput, nearest
 VERBS = {
     "prepare": ("dogbreed.data.prepare", "prepare", "turn photographs into a data set"),
     "fit": ("dogbreed.training", "fit", "train a model"),
-    "validate": ("dogbreed.training", "validate", "score a run on split val"),
-    "test": ("dogbreed.training", "test", "score a run on split test"),
+    "validate": ("dogbreed.scoring", "validate", "score a run on split val"),
+    "test": ("dogbreed.scoring", "test", "score a run on split test"),
     "export": ("dogbreed.export.export", "export", "make an engine that needs no torch"),
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
     "report": ("dogbreed.report.command", "report", "show runs: a page, a comparison, a table"),

@@ -8,24 +8,20 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dogbreed import storage
-from dogbreed.callbacks.checkpoint import Checkpoints
-from dogbreed.callbacks.ending import Ending
-from dogbreed.callbacks.history import History
-from dogbreed.callbacks.identity import Identity
-from dogbreed.callbacks.logged import Logged
-from dogbreed.callbacks.throughput import Throughput
-from dogbreed.callbacks.trial import Trial, is_trial
+from dogbreed.callbacks.profile import profiler_of
+from dogbreed.callbacks.together import callbacks_of
 from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
 from dogbreed.errors import BadInput
 from dogbreed.model.backbone import preprocessing
 from dogbreed.model.module import DogModule
+from dogbreed.options import AveragingOptions, CheckpointOptions, StoppingOptions
 from dogbreed.parser import OneLineErrors
 from dogbreed.runs import Run
 from dogbreed.tracking import open_loggers, settle
@@ -92,6 +88,12 @@ class DogCLI(LightningCLI):
                 type=list[str] | str | None,
                 help="words to find the run by, with commas between",
             )
+            parser.add_argument(
+                "--find",
+                type=Literal["lr", "batch_size"] | None,
+                help="in place of a run: the rate at which the loss falls fastest, with a picture,"
+                " or the batch size from which on larger ones are hardly faster",
+            )
         else:
             parser.add_argument("--run", type=str | None, help="the run; by default the newest")
             parser.add_argument(
@@ -99,6 +101,8 @@ class DogCLI(LightningCLI):
             )
             parser.add_argument("--checkpoint", default="best", help="best, last, or a path")
         parser.add_class_arguments(CheckpointOptions, "checkpoints")
+        parser.add_class_arguments(AveragingOptions, "ema")
+        parser.add_class_arguments(StoppingOptions, "early_stopping")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -114,15 +118,18 @@ class DogCLI(LightningCLI):
             config.data.seed = int(config.seed_everything)
         if config.data.root is not None and storage.is_local(config.data.root):
             config.data.root = os.path.abspath(storage.normal(config.data.root))
+        _check(config)
         expects = preprocessing(config.model.backbone)
         if config.data.image_size is None:
             sample = config.data.root is None and not expects.fixed
             config.data.image_size = SAMPLE_SIZE if sample else expects.size
-        if expects.fixed and config.data.image_size != expects.size:
-            raise BadInput(
-                f"--data.image_size {config.data.image_size}: {config.model.backbone} takes"
-                f" {expects.size} pixels only"
-            )
+        for name in ("image_size", "eval_size"):
+            size = config.data[name]
+            if expects.fixed and size not in {None, expects.size}:
+                raise BadInput(
+                    f"--data.{name} {size}: {config.model.backbone} takes {expects.size} pixels"
+                    " only"
+                )
         if config.data.crop is None:
             config.data.crop = 1.0 if config.data.root is None else expects.crop
         if config.trainer.precision is None:
@@ -142,6 +149,8 @@ class DogCLI(LightningCLI):
                     " with --resume last"
                 )
         self.notes, self.tags = config.get("notes"), _words(config.get("tags"))
+        if config.get("find"):
+            config.trainer.logger = False  # there is no run to tell of
         # What is settled is this run's own: a config that another run starts from has none of it.
         self.loggers = copy.deepcopy(config.trainer.logger)
         if self.verb == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
@@ -157,21 +166,13 @@ class DogCLI(LightningCLI):
             kwargs["callbacks"].append(TQDMProgressBar())
         if self.verb == "fit":
             assert self.run is not None
-            checkpoints = Checkpoints(self.run, **self.config.checkpoints.as_dict())
-            # In this order: a run is done when its model is there, and checkpoints save the rest.
-            throughput, config = Throughput(), self._yaml()
-            kwargs["callbacks"] += [
-                throughput,
-                *self._wandb_pictures(),
-                History(self.run, checkpoints, throughput),
-                Identity(self.run, config, self.resume, self.notes, self.tags),
-                Logged(self.run, config),
-                *self._wandb_run(checkpoints),
-                Ending(),
-                checkpoints,
-            ]
-            if is_trial():
-                kwargs["callbacks"].append(Trial(checkpoints.monitor))
+            if self.config.model.compile:
+                _see_that_it_compiles()
+            kwargs["callbacks"] += callbacks_of(
+                self.run, self.config, self._yaml(), self.resume, self.notes, self.tags
+            )
+            if isinstance(self.config.trainer.profiler, str):
+                kwargs["profiler"] = profiler_of(self.config.trainer.profiler)
         try:
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, ImportError) as error:  # a missing GPU, say
@@ -179,50 +180,13 @@ class DogCLI(LightningCLI):
         open_loggers(trainer)
         return trainer
 
-    @property
-    def _with_wandb(self) -> bool:
-        return "WandbLogger" in str(self.config.trainer.logger)
-
-    def _wandb_pictures(self) -> list[Callback]:
-        if not self._with_wandb:
-            return []
-        from dogbreed.callbacks.wandb_pictures import WandbPictures  # importing W&B takes a second
-
-        return [WandbPictures()]
-
-    def _wandb_run(self, checkpoints: Checkpoints) -> list[Callback]:
-        if not self._with_wandb or self.run is None:
-            return []
-        from dogbreed.callbacks.wandb import WandbRun
-
-        return [WandbRun(self.run, checkpoints)]
-
     def _yaml(self) -> str:
         config = self.config.clone()
-        for transient in ("config", "resume", "notes", "tags"):
+        for transient in ("config", "resume", "find", "notes", "tags"):
             config.pop(transient, None)
         config.trainer.logger = self.loggers
         text: str = self.parser.dump(config, skip_none=False, skip_validation=True)
         return text
-
-
-class CheckpointOptions:
-    """When to save.
-
-    Args:
-        monitor: the score that says which checkpoint is best.
-        mode: whether its `min` or `max` is best.
-        every_n_train_steps: also save that often within an epoch; 0: after validations only.
-    """
-
-    def __init__(
-        self,
-        monitor: Literal[
-            "val/top1", "val/top5", "val/log_loss", "val/macro_f1", "val/loss"
-        ] = "val/top1",
-        mode: Literal["min", "max"] = "max",
-        every_n_train_steps: int = 0,
-    ) -> None: ...
 
 
 _TEXTS = {
@@ -236,6 +200,28 @@ def _words(given: list[str] | str | None) -> list[str]:
     """Each once, without blanks around."""
     words = given.split(",") if isinstance(given, str) else given or []
     return list(dict.fromkeys(word.strip() for word in words if word.strip()))
+
+
+def _check(config: Any) -> None:
+    """Refuse values that make no sense. Raises BadInput."""
+    if not 0 <= config.ema.decay < 1:
+        raise BadInput(f"--ema.decay {config.ema.decay}: must be at least 0 and below 1")
+    if config.early_stopping.patience < 0:
+        raise BadInput(
+            f"--early_stopping.patience {config.early_stopping.patience}: must be 0 (off) or more"
+        )
+
+
+def _see_that_it_compiles() -> None:
+    """Compile something small. Raises BadInput where there is no C++ compiler, say."""
+    try:
+        torch.compile(torch.nn.Linear(1, 1))(torch.ones(1, 1))
+    except Exception as error:  # dynamo's, inductor's, triton's or the C++ compiler's
+        line = " ".join(str(error).split())[:160]
+        raise BadInput(
+            "--model.compile true: torch.compile does not work on this machine (is there a C++"
+            f" compiler?): {line}"
+        ) from None
 
 
 def _precision(accelerator: str) -> str:

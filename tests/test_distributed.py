@@ -27,7 +27,7 @@ from dogbreed.cli import main
 from dogbreed.data import prepare
 from dogbreed.data.manifest import Manifest
 from dogbreed.model.module import DogModule
-from dogbreed.model.optim import learning_rate_scale
+from dogbreed.model.schedule import learning_rate_scale
 from dogbreed.runs import Run
 from tests.conftest import RUN_FILES, TIMES
 from tests.doubles.gcs import FakeGCS

@@ -27,7 +27,7 @@ def test_it_decodes_as_the_cpu_does(device: torch.device) -> None:
         box = images.jpeg_box(jpeg, images.centre_box)
         assert box is not None
         encoded.append(Encoded(place, jpeg, box, place % 2 == 1))
-    decoder = DeviceDecoder(device, 96)
+    decoder = DeviceDecoder(device)
     none = torch.empty((0, 3, 96, 96), dtype=torch.uint8, device=device)
     batch, bad = decoder(encoded, none)
     assert (bad, decoder.fallbacks) == ({}, 0)

@@ -299,7 +299,7 @@ class TestScoring:
         metrics = run.metrics()
         assert {"val": metrics["val"], "test": metrics["test"]} == own
         (key,) = metrics["others"]
-        assert key == f"other@{Manifest.open(other).version[:12]}, best, 32 px"
+        assert key == f"other@{Manifest.open(other).version[:12]}, best, 32 px, crop 0.95"
         assert metrics["others"][key]["test"] == values_of(printed)
         place = run.path("evaluation", "others", key.partition(", ")[0], "test.json")
         assert storage.read_json(place) == printed

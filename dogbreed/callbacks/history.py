@@ -19,7 +19,7 @@ from dogbreed.callbacks.throughput import Spent, Throughput
 from dogbreed.data.datamodule import DogDataModule, data_of
 from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
 from dogbreed.model.backbone import preprocessing
-from dogbreed.model.module import DogModule, evaluation_of
+from dogbreed.model.module import DogModule
 from dogbreed.monitor.reference import Reference
 from dogbreed.runs import CURVES_FILE, HISTORY_FILE, Run
 
@@ -77,7 +77,8 @@ class History(Callback):
         row |= {f"train/{name}": f"{value:.6f}" for name, value in train.items()}
         row |= {f"val/{k}": v if k == "n" else f"{v:.6f}" for k, v in val.items()}
         for group in trainer.optimizers[0].param_groups:
-            row[f"lr/{group['name']}"] = f"{group['lr']:.3e}"
+            # Those of a part differ in their decay alone.
+            row[f"lr/{group['name'].removesuffix('_no_decay')}"] = f"{group['lr']:.3e}"
         self.rows.append(row)
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         line = (
@@ -114,7 +115,7 @@ class History(Callback):
         data, name = data_of(trainer), self.run.url.rsplit("/", 1)[-1]
         title = f"{name}: {pl_module.backbone} on {data.manifest.name}"
         storage.write(self.run.path(CURVES_FILE), curves(self.rows, title))
-        evaluation = evaluation_of(answered, data).fitted()
+        evaluation = answered.evaluation(data).fitted()
         report = evaluation.write(self.run.path(FOLDER), "val", data.seen())
         results = values_of(report)
         folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
@@ -173,7 +174,7 @@ def describe(module: DogModule, data: DogDataModule) -> dict[str, Any]:
         "backbone": module.backbone,
         "classes": [known.get(name, {"name": name}) for name in module.class_names],
         "preprocessing": {
-            "size": data.image_size,
+            "size": data.eval_size,
             "crop": data.crop,
             "mean": expects.mean,
             "std": expects.std,

@@ -39,6 +39,8 @@ class DogDataModule(LightningDataModule):
         batch_size: pictures in a batch of one process.
         image_size: side of the squares that the network sees, in pixels; none: as the weights
             were trained, or the native size of the embedded sample.
+        eval_size: that of validation, test and the finished model; none: `image_size`. Random
+            crops show dogs larger than whole pictures do, which a larger size makes up for.
         crop: side of the centred square that evaluation cuts, over the picture's shorter side;
             none: as the weights were evaluated.
         augment: random changes of training pictures.
@@ -71,6 +73,7 @@ class DogDataModule(LightningDataModule):
         classes: list[str] | None = None,
         batch_size: int = 64,
         image_size: int | None = None,
+        eval_size: int | None = None,
         crop: float | None = None,
         augment: Augment = Augment(),  # noqa: B008 - frozen
         balance: Literal["none", "weights", "sampler"] = "none",
@@ -91,6 +94,7 @@ class DogDataModule(LightningDataModule):
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("image_size", image_size, 1),
+            ("eval_size", eval_size, 1),
             ("workers", workers, 0),
             ("prefetch", prefetch, 1),
             ("window", window, 1),
@@ -114,6 +118,7 @@ class DogDataModule(LightningDataModule):
         self.class_names = classes or self.manifest.classes
         self.labels = _match(self.manifest, self.class_names)
         self.batch_size, self.image_size, self.crop = batch_size, image_size or 224, crop or 1.0
+        self.eval_size = eval_size or self.image_size
         self.augment, self.balance = augment, balance
         self.seed, self.window = seed or 0, window
         self.prefetch = prefetch
@@ -131,6 +136,7 @@ class DogDataModule(LightningDataModule):
         if split in self._loaders:
             return self._loaders[split]
         trainer, rows = self.trainer, self.manifest.rows_of(split)
+        size = self.image_size if train else self.eval_size
         assert trainer is not None
         balanced = train and self.balance == "sampler"
         order: Order = {
@@ -147,6 +153,7 @@ class DogDataModule(LightningDataModule):
         view: View | None = module.frozen_view()
         loader: Epochs
         if self.features is not None and view and (self.augment.few_views or not train):
+            view = dataclasses.replace(view, size=size)
             plain, mirrored = self.features_of(split, view), None
             if self.augment.flip > 0 if train else module.network.flip:
                 mirrored = self.features_of(split, dataclasses.replace(view, mirrored=True))
@@ -154,9 +161,7 @@ class DogDataModule(LightningDataModule):
             loader = FeatureLoader(self.manifest, self.labels, plain, mirrored, flip=flip, **order)
         else:
             augment = self.augment if train else None
-            dataset = self._pictures(
-                self.image_size, self.crop, augment=augment, encoded=self.decode == "gpu"
-            )
+            dataset = self._pictures(size, self.crop, augment=augment, encoded=self.decode == "gpu")
             loader = EpochLoader(
                 dataset, rows, workers=self.workers, prefetch=self.prefetch, pin=True, **order
             )
@@ -273,7 +278,7 @@ class DogDataModule(LightningDataModule):
 
     def _decode(self, batch: Batch) -> None:
         if self.decoder is None:
-            self.decoder = DeviceDecoder(batch["image"].device, self.image_size)
+            self.decoder = DeviceDecoder(batch["image"].device)
         batch["image"], bad = self.decoder(batch["jpegs"], batch["image"])
         for place, error in bad.items():
             (row,) = self.manifest.take([int(batch["row"][place])])
@@ -292,7 +297,7 @@ class DogDataModule(LightningDataModule):
             "name": self.manifest.name,
             "version": self.manifest.version,
             "root": self.manifest.root,
-            "image_size": self.image_size,
+            "image_size": self.eval_size,
             "crop": self.crop,
         }
 
@@ -300,6 +305,8 @@ class DogDataModule(LightningDataModule):
         """What a run says of its data."""
         return {
             **self.seen(),
+            "image_size": self.image_size,
+            "eval_size": self.eval_size,
             "augment": dataclasses.asdict(self.augment),
             "balance": self.balance,
             "decode": self.decode,

@@ -45,13 +45,12 @@ class DeviceDecoder:
 
     Args:
         device: where to decode; a CPU will do too, with the same library.
-        size: side of the results in pixels.
     """
 
-    def __init__(self, device: torch.device, size: int) -> None:
+    def __init__(self, device: torch.device) -> None:
         from nvidia import nvimgcodec as codec
 
-        self.device, self.size = device, size
+        self.device = device
         self.fallbacks = 0
         """Pictures of all batches so far that `images.picture` decoded."""
         self._params = codec.DecodeParams(
@@ -81,8 +80,8 @@ class DeviceDecoder:
         """
         self.fallbacks += len(decoded)
         bad = {}
-        n = len(encoded) + len(decoded)
-        batch = torch.zeros((n, self.size, self.size, 3), dtype=torch.uint8, device=self.device)
+        n, size = len(encoded) + len(decoded), decoded.shape[-1]
+        batch = torch.zeros((n, size, size, 3), dtype=torch.uint8, device=self.device)
         batch = batch.permute(0, 3, 1, 2)
         others = sorted(set(range(n)) - {picture.place for picture in encoded})
         batch[others] = decoded
@@ -92,7 +91,11 @@ class DeviceDecoder:
         )
         for picture, pixels in zip(encoded, found, strict=True):
             try:
-                square = self._by_cpu(picture) if pixels is None else self._square(picture, pixels)
+                square = (
+                    self._by_cpu(picture, size)
+                    if pixels is None
+                    else self._square(picture, pixels, size)
+                )
             except images.BadImage as error:
                 bad[picture.place] = error
                 continue
@@ -103,16 +106,15 @@ class DeviceDecoder:
     def _on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
-    def _square(self, picture: Encoded, pixels: Any) -> Tensor:
+    def _square(self, picture: Encoded, pixels: Any, size: int) -> Tensor:
         """The box of a decoded picture, resized: uint8, (3, S, S)."""
         here = torch.as_tensor(pixels if self._on_cuda else np.asarray(pixels), device=self.device)
         left, top, right, bottom = picture.box
         part = here[top:bottom, left:right].permute(2, 0, 1)[None].float()
-        size = (self.size, self.size)
-        resized = F.interpolate(part, size, mode="bicubic", antialias=True)[0]
+        resized = F.interpolate(part, (size, size), mode="bicubic", antialias=True)[0]
         return resized.round_().clamp_(0, 255).to(torch.uint8)
 
-    def _by_cpu(self, picture: Encoded) -> Tensor:
+    def _by_cpu(self, picture: Encoded, size: int) -> Tensor:
         self.fallbacks += 1
-        pixels = images.picture(picture.data, self.size, lambda _width, _height: picture.box)
+        pixels = images.picture(picture.data, size, lambda _width, _height: picture.box)
         return torch.from_numpy(pixels).permute(2, 0, 1).to(self.device)

@@ -111,9 +111,11 @@ def relight(images: Tensor, factors: Tensor) -> Tensor:
         uint8, (B, 3, H, W), in the memory format of `images`.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
-    weights = images.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)  # ITU-R BT.601
-    pixels = images.float() * brightness
-    grey = (pixels * weights[:, None, None]).sum(1, keepdim=True)
-    pixels = grey.mean((2, 3), keepdim=True).lerp(pixels, contrast)
-    grey = (pixels * weights[:, None, None]).sum(1, keepdim=True)
-    return grey.lerp(pixels, saturation).round_().clamp_(0, 255).to(torch.uint8)
+    # All three are affine: together r -> a r + b grey + c, of which few passes are enough.
+    pixels = images.float()
+    red, green, blue = pixels[:, :1], pixels[:, 1:2], pixels[:, 2:]
+    grey = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)  # ITU-R BT.601
+    shift = grey.mean((2, 3), keepdim=True) * brightness * (1 - contrast)
+    scale = brightness * contrast
+    grey.mul_(scale * (1 - saturation)).add_(shift)
+    return pixels.mul_(scale * saturation).add_(grey).round_().clamp_(0, 255).to(torch.uint8)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dogbreed.errors import BadInput, nearest
+from dogbreed.model.batch_norm import batch_norms, fold
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.body.get_classifier().weight)
         nn.init.zeros_(self.body.get_classifier().bias)
         self.drop = nn.Dropout(drop_rate)
-        self.name, self.frozen, self.flip = backbone, frozen, flip
+        self.name, self.frozen, self.flip, self.still = backbone, frozen, flip, False
         for name, value in (("mean", expects.mean), ("std", expects.std)):
             self.register_buffer(name, 255 * torch.tensor(value).view(3, 1, 1), persistent=False)
         if frozen:
@@ -119,11 +120,21 @@ class Network(nn.Module):
         return str(next(names))
 
     def train(self, mode: bool = True) -> "Network":
-        """As usual, but a frozen body stays in evaluation, so that its BatchNorm stays still."""
+        """As usual, but a frozen body stays in evaluation, and a BatchNorm that is to be still."""
         super().train(mode)
         if self.frozen:
             self.body.eval()
+        for norm in batch_norms(self.body):
+            if self.still or (norm.affine and not norm.weight.requires_grad):
+                norm.eval()
         return self
+
+    def keep_statistics(self) -> None:
+        """Train with BatchNorm's statistics as they are, in evaluation mode."""
+        if not self.still and not self.frozen:
+            fold(self.body)
+        self.still = True
+        self.train(self.training)
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map.

@@ -1,6 +1,6 @@
 """A classifier's answers, the same for validation and test, right under DDP; its loss."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from dogbreed.data.datamodule import DogDataModule
+from dogbreed.evaluate.evaluation import Evaluation
 
 
 class Answered(NamedTuple):
@@ -22,8 +25,19 @@ class Answered(NamedTuple):
     embedding: np.ndarray
     """float16, (n, D), of length 1: what the logits come from, as far as its direction goes."""
 
+    def evaluation(self, data: DogDataModule, **calibration: Any) -> Evaluation:
+        """What they are worth, as answers to these data; see `Evaluation` for the rest."""
+        return Evaluation(
+            data.ids(self.rows),
+            self.labels,
+            self.logits,
+            self.embedding,
+            data.class_names,
+            **calibration,
+        )
 
-class Answers(Metric):
+
+class Gathered(Metric):
     """Collects the answers of all ranks to the pictures of a split; padding does not count."""
 
     full_state_update = False

@@ -3,41 +3,27 @@
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import MeanMetric
 
-from dogbreed.data.datamodule import DogDataModule, data_of
+from dogbreed.data.datamodule import data_of
 from dogbreed.data.dataset import Batch
 from dogbreed.data.features import View
 from dogbreed.errors import BadInput
-from dogbreed.evaluate.bootstrap import Judged, scores
-from dogbreed.evaluate.evaluation import Evaluation
 from dogbreed.model.backbone import Network
-from dogbreed.model.metrics import Answered, Answers, masked_cross_entropy
-from dogbreed.model.optim import learning_rate_scale, parameter_groups
+from dogbreed.model.metrics import masked_cross_entropy
+from dogbreed.model.mixing import Mixing
+from dogbreed.model.schedule import Schedule, let_learn, samples_of
+from dogbreed.model.scoring import ScoringModule
 from dogbreed.model.teacher import Teacher, distillation_loss
 from dogbreed.model.view import view_of
-from dogbreed.model.weights import load_weights
+from dogbreed.model.weights import has_learnt, load_weights
 
 # Metrics in the checkpoint, so that a resumed epoch reports the mean over all of it.
-_OF_THE_RUN = ("train_loss", "train_top1", "skipped")
+OF_THE_RUN = ("train_loss", "train_top1", "skipped")
 
 
-def evaluation_of(answered: Answered, data: DogDataModule, **calibration: Any) -> Evaluation:
-    """What is known of the answers to some of the data's pictures; see `Evaluation`."""
-    return Evaluation(
-        data.ids(answered.rows),
-        answered.labels,
-        answered.logits,
-        answered.embedding,
-        data.class_names,
-        **calibration,
-    )
-
-
-class DogModule(LightningModule):
+class DogModule(ScoringModule):
     """Fine-tunes a timm backbone.
 
     Args:
@@ -45,10 +31,20 @@ class DogModule(LightningModule):
         backbone: timm's name of the model.
         weights: first weights: `auto` (ImageNet's; random on the embedded sample if the Hub is
             out of reach), `imagenet`, `none`, a .safetensors file or URL in timm's names, or a run.
+        head: what the classifier starts from, for weights of other classes: `new`, from nothing;
+            `known`, each breed that they know by name from its row of their classifier; `auto`,
+            so if there is such a breed.
         freeze: `backbone` trains the classifier alone.
-        lr: highest learning rate of the classifier.
-        backbone_lr: highest learning rate of the rest, if it starts from weights; none, or
-            random weights: that of the classifier.
+        unfreeze: share of the run at which each part below the classifier begins to learn, from
+            the top down; the parts below the last one named never do. None, or random weights:
+            all from the start.
+        batch_norm: `train` normalises by each batch and learns statistics, `eval` by the
+            statistics of the first weights, which is also faster; `auto` is `eval` for all first
+            weights but random ones, since small batches of few breeds tell less than they do.
+        lr: highest learning rate of what starts from nothing: a new classifier, or all.
+        backbone_lr: highest learning rate of what starts from weights: the rest, and a classifier
+            that knows all breeds already; none: `lr`.
+        layer_decay: factor on the rate from each part of the backbone to the one below it.
         weight_decay: of AdamW, on matrices and kernels.
         warmup: share of the run's samples over which the rate rises; a cosine to zero follows.
         label_smoothing: of the training loss.
@@ -58,13 +54,18 @@ class DogModule(LightningModule):
         teacher_weight: share of the loss that is the distance to the teacher; the labels have
             the rest.
         teacher_temperature: by which both softmaxes are softened for it.
+        mixup: draws how much of another picture each picture of a batch is blended with from
+            Beta(mixup, mixup); 0 is off.
+        cutmix: likewise of the area that is pasted over; with both on, batches take turns at
+            random.
         drop_rate: dropout before the classifier.
         flip: answer by the mean over a picture and its mirror image, in twice the time; not in
             training.
         channels_last: memory format of the kernels; faster for convolutions nearly everywhere.
+        compile: `torch.compile` the training step's network; takes a minute or more at first.
 
     Raises:
-        BadInput: timm has no such model.
+        BadInput: timm has no such model; an option is out of range.
     """
 
     class_weights: Tensor
@@ -74,32 +75,41 @@ class DogModule(LightningModule):
         class_names: list[str],
         backbone: str = "mobilenetv3_large_100",
         weights: str = "auto",
+        head: Literal["new", "known", "auto"] = "new",
         freeze: Literal["none", "backbone"] = "none",
+        unfreeze: list[float] | None = None,
+        batch_norm: Literal["auto", "train", "eval"] = "auto",
         lr: float = 1e-3,
         backbone_lr: float | None = None,
+        layer_decay: float = 1.0,
         weight_decay: float = 0.02,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         teacher: str | None = None,
         teacher_weight: float = 0.5,
         teacher_temperature: float = 2.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         drop_rate: float = 0.0,
         flip: bool = False,
         channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
-        super().__init__()
-        self.class_names, self.backbone, self.weights = class_names, backbone, weights
-        self.network = Network(
-            backbone,
-            len(class_names),
-            drop_rate=drop_rate,
-            frozen=freeze == "backbone",
-            flip=flip,
-        )
+        frozen = freeze == "backbone"
+        if frozen and unfreeze is not None:
+            raise BadInput("--model.unfreeze: with --model.freeze backbone nothing ever unfreezes")
+        if frozen and (mixup or cutmix):
+            raise BadInput("--model.mixup, cutmix: with --model.freeze backbone features are kept")
+        network = Network(backbone, len(class_names), drop_rate=drop_rate, frozen=frozen, flip=flip)
+        super().__init__(network, label_smoothing)
+        self.class_names, self.backbone = class_names, backbone
+        self.weights, self.head = weights, head
+        below = lr if backbone_lr is None else backbone_lr
+        self.schedule = Schedule(lr, below, layer_decay, weight_decay, warmup, unfreeze)
+        self.batch_norm, self.mixing = batch_norm, Mixing(mixup, cutmix)
+        self.compile_network = compile
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.lr, self.backbone_lr = lr, lr if backbone_lr is None else backbone_lr
-        self.weight_decay, self.warmup, self.label_smoothing = weight_decay, warmup, label_smoothing
         if not (0 <= teacher_weight <= 1 and teacher_temperature > 0):
             raise BadInput(
                 f"--model.teacher_weight {teacher_weight}, teacher_temperature"
@@ -108,19 +118,14 @@ class DogModule(LightningModule):
         self.teacher_source = teacher
         self.teacher: Teacher | None = None  # only while training
         self.teacher_weight, self.teacher_temperature = teacher_weight, teacher_temperature
-        self.samples_seen = self.validated_at = 0
+        self.samples_seen = self.validated_at = self.total_samples = 0
         self.weights_used = ""
         self.random_weights_allowed = False  # the embedded sample allows them
         # A buffer, to be moved to the device, but the data's: no part of a checkpoint.
         self.register_buffer("class_weights", torch.ones(len(class_names)), persistent=False)
-        self.answers = Answers()
-        self.answered: dict[str, Answered] = {}
-        self.results: dict[str, dict[str, float]] = {}
-        self.train_loss, self.train_top1, self.val_loss = MeanMetric(), MeanMetric(), MeanMetric()
-        self.skipped = SumMetric()
-        for name in _OF_THE_RUN:
+        self.train_loss, self.train_top1 = MeanMetric(), MeanMetric()
+        for name in OF_THE_RUN:
             getattr(self, name).persistent(True)
-        self.skipped_in_epoch = 0
         self._resumed = False
 
     def setup(self, stage: str) -> None:
@@ -130,6 +135,7 @@ class DogModule(LightningModule):
             self.load_teacher()
             if not self.trainer.ckpt_path:
                 self.load_first_weights()
+            self.schedule.after(self.weights_used).freeze(self.network)
 
     def load_first_weights(self) -> None:
         """Load them, unless that is done. Raises BadInput if they cannot be had."""
@@ -139,6 +145,7 @@ class DogModule(LightningModule):
                 self.backbone,
                 self.weights,
                 self.class_names,
+                head=self.head,
                 random_allowed=self.random_weights_allowed,
             )
 
@@ -152,9 +159,12 @@ class DogModule(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
-    def embedding(self, batch: Batch) -> Tensor:
-        """What the classifier sees of a batch of pictures or of their features: float, (B, D)."""
-        return batch["embedding"] if "embedding" in batch else self.network.embed(batch["image"])
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits of a batch of pictures or of their features: float, (B, classes)."""
+        if "embedding" in batch:
+            return self.network.classify(batch["embedding"])
+        logits: Tensor = self(batch["image"])  # called as a module, for that is what compiles
+        return logits
 
     def frozen_view(self) -> View | None:
         """How a frozen backbone sees the data's pictures; None if it is not frozen."""
@@ -165,44 +175,28 @@ class DogModule(LightningModule):
 
     # Training
 
-    @property
-    def total_samples(self) -> int:
-        """Samples of the whole run, which the learning rate is spread over."""
-        trainer, data = self.trainer, data_of(self.trainer)
-        batch = data.batch_size * trainer.world_size
-        limit = trainer.limit_train_batches
-        epoch = limit * data.train_size if isinstance(limit, float) else limit * batch
-        ends = []
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            ends.append(trainer.max_epochs * min(epoch, data.train_size))
-        if trainer.max_steps > 0:
-            ends.append(trainer.max_steps * batch * trainer.accumulate_grad_batches)
-        if not ends:
-            raise BadInput("set --trainer.max_epochs or --trainer.max_steps: the rate needs an end")
-        return int(min(ends))
-
     def configure_optimizers(self) -> Any:
-        """AdamW with named groups; its rate follows the samples seen."""
-        groups = parameter_groups(
-            self.network,
-            lr=self.lr,
-            # A backbone that starts from nothing has nothing to keep.
-            backbone_lr=self.lr if self.weights_used.startswith("none") else self.backbone_lr,
-            weight_decay=self.weight_decay,
-        )
-        optimizer = torch.optim.AdamW(groups)
-        total = self.total_samples
-
-        def scale(_: int) -> float:
-            return learning_rate_scale(self.samples_seen, warmup=self.warmup, total=total)
-
-        schedule = {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        """AdamW with named groups; its rates follow the samples seen."""
+        self.total_samples = samples_of(self.trainer)
+        schedule = self.schedule.after(self.weights_used)
+        return schedule.optimizer(self.network, lambda: self.samples_seen, self.total_samples)
 
     def on_fit_start(self) -> None:
-        """Have the teacher look at the training pictures."""
+        """Keep BatchNorm's statistics, if worth it; have the teacher look at the pictures."""
+        backbone_learnt, _ = has_learnt(self.weights_used)
+        if self.batch_norm == "eval" or (self.batch_norm == "auto" and backbone_learnt):
+            self.network.keep_statistics()
+        if self.compile_network:
+            self.network.compile()
         if self.teacher is not None:
             self.teacher.look(self.trainer)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Spare the backward pass of parts whose turn has not come; their rate is zero anyway."""
+        share, optimizer = self.samples_seen / self.total_samples, self.trainer.optimizers[0]
+        # DDP wants to know beforehand what gets gradients.
+        if self.trainer.world_size == 1 and let_learn(optimizer, share):
+            self.network.train()  # BatchNorm of what does not learn stays still
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's means, unless it is resumed in its middle."""
@@ -214,23 +208,34 @@ class DogModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         labels, valid = batch["label"], batch["valid"]
-        logits = self.network.classify(self.embedding(batch))
-        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
-        if self.teacher is not None:
-            taught = distillation_loss(
-                logits, self.teacher.logits(batch["row"]), valid, self.teacher_temperature
-            )
-            loss = loss.lerp(taught, self.teacher_weight)
-            self.log("train/distillation_step", taught, batch_size=int(valid.sum()))
+        own, partner = 1.0, labels
+        if self.mixing.on:
+            # As a function of the place in the run, so that a resumed one mixes alike.
+            place = (data_of(self.trainer).seed, batch["samples_seen"], self.global_rank)
+            batch["image"], partner, own = self.mixing(batch["image"], valid, place)
+        logits = self.logits(batch)
+        loss = self._loss(logits, labels, batch["row"], valid)
+        if own < 1:
+            other = self._loss(logits, labels[partner], batch["row"][partner], valid)
+            loss = own * loss + (1 - own) * other
         self.samples_seen = batch["samples_seen"]
         n = int(valid.sum())
-        share = self._share(n)
         self.train_loss.update(loss.detach(), n)
         self.train_top1.update((logits.detach().argmax(1) == labels)[valid].float())
         self.log("train/loss_step", loss, prog_bar=True, batch_size=n)
         self.log("samples_seen", float(self.samples_seen), batch_size=n)
-        self._count_skipped(batch)
-        return loss * share
+        self.count_skipped(batch)
+        return loss * self._share(n)
+
+    def _loss(self, logits: Tensor, labels: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
+        """Distance to the labels, and to what a teacher says of the pictures in these rows."""
+        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing, self.class_weights)
+        if self.teacher is None:
+            return loss
+        told = self.teacher.logits(rows)
+        taught = distillation_loss(logits, told, valid, self.teacher_temperature)
+        self.log("train/distillation_step", taught, batch_size=int(valid.sum()))
+        return loss.lerp(taught, self.teacher_weight)
 
     def _share(self, n: int) -> float:
         """What a loss over `n` rows counts for, when the processes take the mean of theirs.
@@ -243,21 +248,9 @@ class DogModule(LightningModule):
         torch.distributed.all_reduce(total)
         return n * self.trainer.world_size / max(int(total), 1)
 
-    def _count_skipped(self, batch: Batch) -> None:
-        for problem in batch["skipped"]:
-            print(f"skipped: {problem}")  # each process sees others
-        self.skipped.update(len(batch["skipped"]))
-        self.skipped_in_epoch += len(batch["skipped"])
-        limit = data_of(self.trainer).max_skipped
-        if self.skipped_in_epoch > limit:
-            raise BadInput(
-                f"{self.skipped_in_epoch} pictures of this epoch could not be read, more than"
-                f" --data.max_skipped {limit}; the last: {batch['skipped'][-1]}"
-            )
-
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        self._log_of_all({f"train/{name}": v for name, v in self.train_results().items()})
+        self.log_of_all({f"train/{name}": v for name, v in self.train_results().items()})
 
     def train_results(self) -> dict[str, float]:
         """Means over the epoch so far: `loss` (with smoothing and weights, as trained) and `top1`.
@@ -268,55 +261,10 @@ class DogModule(LightningModule):
             mean.update(0.0, 0.0)  # weighs nothing; torchmetrics warns of one only loaded
         return {"loss": float(self.train_loss.compute()), "top1": float(self.train_top1.compute())}
 
-    def skipped_so_far(self) -> int:
-        """Pictures that could not be read since the run began; all processes must take part."""
-        self.skipped.update(0)  # torchmetrics warns of a metric that never saw a batch
-        return int(self.skipped.compute())
-
-    # Evaluation
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin a new count."""
-        self.answers.reset()
-        self.val_loss.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch."""
-        labels, valid = batch["label"], batch["valid"]
-        embedding = self.embedding(batch)
-        logits = self.network.classify(embedding)
-        self.answers.update(logits, embedding, labels, valid, batch["row"])
-        loss = masked_cross_entropy(logits, labels, valid, self.label_smoothing)
-        self.val_loss.update(loss, int(valid.sum()))
-        self._count_skipped(batch)
-
-    test_step = validation_step
-
     def on_validation_epoch_end(self) -> None:
         """Report split `val`."""
-        self._report("val")
+        super().on_validation_epoch_end()
         self.validated_at = self.samples_seen
-
-    def on_test_epoch_end(self) -> None:
-        """Report split `test`."""
-        self._report("test")
-
-    def _report(self, split: str) -> None:
-        self.answered[split] = answered = self.answers.compute()
-        if len(answered.rows) == 0:
-            raise BadInput(f"no picture of split {split} could be read: there is nothing to score")
-        self.results[split] = scores(Judged.of(answered.logits, answered.labels))
-        logged = {f"{split}/{name}": value for name, value in self.results[split].items()}
-        logged[f"{split}/loss"] = float(self.val_loss.compute())
-        logged.pop(f"{split}/n")
-        self._log_of_all({f"{split}/top1": logged.pop(f"{split}/top1")}, prog_bar=True)
-        self._log_of_all(logged)
-
-    def _log_of_all(self, values: dict[str, float], **options: Any) -> None:
-        # They are equal in all processes already; without sync_dist Lightning would warn.
-        self.log_dict(values, sync_dist=True, **options)
 
     # Checkpoints
 
@@ -326,7 +274,7 @@ class DogModule(LightningModule):
         checkpoint["validated_at"] = self.validated_at
         checkpoint["weights_used"] = self.weights_used
         checkpoint["data_version"] = data_of(self.trainer).manifest.version
-        for name in _OF_THE_RUN:  # what all processes counted, not the first one alone
+        for name in OF_THE_RUN:  # what all processes counted, not the first one alone
             metric = getattr(self, name)
             with metric.sync_context():
                 checkpoint["state_dict"] |= metric.state_dict(prefix=f"{name}.")
@@ -340,5 +288,5 @@ class DogModule(LightningModule):
         if self.global_rank > 0:  # the first one takes what all had counted
             state = checkpoint["state_dict"]
             for key in state:
-                if key.split(".")[0] in _OF_THE_RUN:
+                if key.split(".")[0] in OF_THE_RUN:
                     state[key] = torch.zeros_like(state[key])

@@ -6,11 +6,12 @@ import urllib.parse
 import urllib.request
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from dogbreed import package, storage
+from dogbreed import breeds, package, storage
 from dogbreed.errors import BadInput, nearest
 from dogbreed.model.backbone import Network
 from dogbreed.runs import RUN_FILE
@@ -43,16 +44,19 @@ def load_weights(
     weights: str,
     class_names: list[str],
     *,
+    head: str = "new",
     random_allowed: bool = False,
 ) -> str:
     """Fill `network` with its first weights.
 
     Args:
-        network: of this backbone; its head keeps its random start unless the weights are those of
-            a run with the same classes.
+        network: of this backbone; its head keeps its own start unless the weights are those of
+            a run with the same classes, or `head` says otherwise.
         backbone: timm's name.
         weights: `auto`, `imagenet`, `none`, a .safetensors file in timm's names, or a run.
         class_names: the classes of the head.
+        head: `new`; `known`: each class that the weights' own classifier knows starts from its
+            row there; `auto`: so if there is such a class.
         random_allowed: whether `auto` may fall back to random weights when there is no Hub.
 
     Returns:
@@ -69,8 +73,10 @@ def load_weights(
                 return "none (random): timm has no pretrained weights of this backbone"
             raise BadInput(f"--model.weights imagenet: timm has no weights of {backbone}")
         if hub_reachable():
-            _fill(network, _from_hub(backbone, weights), weights)
-            return f"imagenet: {timm.get_pretrained_cfg(backbone).hf_hub_id or backbone}"
+            state = _from_hub(backbone, weights)
+            _fill(network, state, weights)
+            used = f"imagenet: {timm.get_pretrained_cfg(backbone).hf_hub_id or backbone}"
+            return used + _know(network, state, class_names, weights, head)
         if weights == "auto" and random_allowed:
             return "none (random): the Hugging Face Hub cannot be reached"
         raise BadInput(
@@ -84,7 +90,8 @@ def load_weights(
         except SafetensorError as error:
             raise BadInput(f"{weights}: not a safetensors file ({error})") from None
         _fill(network, state, weights)
-        return f"file: {weights} (SHA-256 {storage.digest_of(data)[:12]})"
+        used = f"file: {weights} (SHA-256 {storage.digest_of(data)[:12]})"
+        return used + _know(network, state, class_names, weights, head)
     if "/" not in weights and not storage.exists(storage.join(weights, RUN_FILE)):
         known = nearest(weights, ("auto", "imagenet", "none"))
         raise BadInput(f"--model.weights {weights}: neither a run nor a .safetensors file{known}")
@@ -94,11 +101,19 @@ def load_weights(
             f"--model.weights {weights}: that run's model is {source.model['backbone']},"
             f" not {backbone}"
         )
-    same_classes = [entry["name"] for entry in source.model["classes"]] == class_names
-    _fill(network, load_safetensors(source.weights()), weights, keep_head=same_classes)
-    return (
-        f"run: {weights} ({source.model['pretraining']}), head {'kept' if same_classes else 'new'}"
-    )
+    names = [entry["name"] for entry in source.model["classes"]]
+    state = load_safetensors(source.weights())
+    _fill(network, state, weights, keep_head=names == class_names)
+    used = f"run: {weights} ({source.model['pretraining']})"
+    if names == class_names:
+        return f"{used}, head kept"
+    return used + _know(network, state, class_names, weights, head, names)
+
+
+def has_learnt(used: str) -> tuple[bool, bool]:
+    """Whether the backbone and all of the head start from weights, by what `load_weights` said."""
+    backbone = not used.startswith("none")
+    return backbone, backbone and not used.endswith("new")
 
 
 def _from_hub(backbone: str, weights: str) -> dict[str, Tensor]:
@@ -135,3 +150,50 @@ def _fill(
             f" first {wrong[0]!r}"
         )
     network.body.load_state_dict({name: state[name] for name in wanted}, strict=False)
+
+
+def _know(
+    network: Network,
+    state: dict[str, Tensor],
+    class_names: list[str],
+    source: str,
+    head: str,
+    names: list[str] | None = None,
+) -> str:
+    """Start the head's rows from those of the same classes in `state`, if `head` says so.
+
+    Args:
+        network: whose head it is.
+        state: timm's state dict.
+        class_names: the head's classes.
+        source: where `state` is from.
+        head: `new`, `known` or `auto`.
+        names: the classes of `state`; none: those of ImageNet-1k, where it has 1,000.
+
+    Returns:
+        What was done.
+
+    Raises:
+        BadInput: no class is known, and `head` is `known`.
+    """
+    keys, wanted = names or timm.data.ImageNetInfo().label_names(), class_names
+    if names is None:
+        wanted = [breeds.synset_of(name) or "" for name in class_names]
+    rows = {key: row for row, key in enumerate(keys)}
+    pairs = [(k, rows[key]) for k, key in enumerate(wanted) if key in rows]
+    tensors = [state.get(f"{network.head_name}.{kind}") for kind in ("weight", "bias")]
+    classes = 0 if tensors[0] is None else len(tensors[0])
+    if head == "new" or (head == "auto" and (classes != len(keys) or not pairs)):
+        return ", head new"
+    if classes != len(keys) or not pairs:
+        raise BadInput(
+            f"--model.head known: of {len(class_names)} classes {source}, a classifier of"
+            f" {classes}, knows none by name; pass --model.head new"
+        )
+    to, of = torch.tensor(pairs).T
+    with torch.no_grad():
+        for kind, tensor in zip(("weight", "bias"), tensors, strict=True):
+            assert tensor is not None
+            network.head.get_parameter(kind)[to] = tensor[of]
+    rest = "" if len(pairs) == len(class_names) else ", the rest new"
+    return f", head: {len(pairs)} of {len(class_names)} classes known{rest}"

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def decoder() -> DeviceDecoder:
-    return DeviceDecoder(CPU, SIZE)
+    return DeviceDecoder(CPU)
 
 
 def none() -> torch.Tensor:
@@ -124,7 +124,7 @@ class TestDataset:
         assert len(there["jpegs"]) == len(rows) - 1
         assert {picture.flip for picture in there["jpegs"]} == {False, True}
         assert len(there["image"]) == 1
-        batch, _ = DeviceDecoder(CPU, size)(there["jpegs"], there["image"])
+        batch, _ = DeviceDecoder(CPU)(there["jpegs"], there["image"])
         assert differences(batch, here["image"])[0] < 1
         for name in ("light", "label", "valid", "row"):
             assert torch.equal(here[name], there[name])

@@ -169,7 +169,7 @@ class TestFrozen:
     def test_a_fit_without_it_moves_the_body(self, tiny_dataset: str, tmp_path: Path) -> None:
         assert main(fit_words(tiny_dataset, str(tmp_path), "start")) == 0
         start = load_file(tmp_path / "start/model/weights.safetensors")
-        more = ["--model.weights", f"{tmp_path}/start"]
+        more = ["--model.batch_norm", "train", "--model.weights", f"{tmp_path}/start"]
         assert main(fit_words(tiny_dataset, str(tmp_path), "free", *more)) == 0
         end = load_file(tmp_path / "free/model/weights.safetensors")
         assert not any(torch.equal(start[name], end[name]) for name in start)

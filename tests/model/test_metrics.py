@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dogbreed.model.metrics import Answered, Answers, masked_cross_entropy
+from dogbreed.model.metrics import Answered, Gathered, masked_cross_entropy
 
 
 def answers(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -22,7 +22,7 @@ def answers(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def collected(
-    logits: Tensor, labels: Tensor, valid: Tensor, rows: Tensor, batch: int, made: Answers
+    logits: Tensor, labels: Tensor, valid: Tensor, rows: Tensor, batch: int, made: Gathered
 ) -> Answered:
     made.reset()
     for start in range(0, len(labels), batch):
@@ -38,7 +38,7 @@ class TestAnswers:
         logits, labels = answers(60, 9)
         logits = logits.bfloat16()
         rows = torch.randperm(60, generator=torch.Generator().manual_seed(1)) + 5
-        got = collected(logits, labels, torch.ones(60, dtype=torch.bool), rows, batch, Answers())
+        got = collected(logits, labels, torch.ones(60, dtype=torch.bool), rows, batch, Gathered())
         order = torch.argsort(rows)
         np.testing.assert_array_equal(got.rows, np.arange(5, 65))
         np.testing.assert_array_equal(got.labels, labels[order])
@@ -52,12 +52,12 @@ class TestAnswers:
         logits, labels = answers(60, 9)
         valid = torch.arange(60) % 3 != 0
         valid[20:30] = False  # a batch of padding only
-        got = collected(logits, labels, valid, torch.arange(60), 10, Answers())
+        got = collected(logits, labels, valid, torch.arange(60), 10, Gathered())
         np.testing.assert_array_equal(got.rows, np.flatnonzero(valid))
         np.testing.assert_array_equal(got.logits, logits[valid])
 
     def test_a_reset_forgets(self) -> None:
-        made, valid = Answers(), torch.ones(30, dtype=torch.bool)
+        made, valid = Gathered(), torch.ones(30, dtype=torch.bool)
         collected(*answers(30, 9, seed=1), valid, torch.arange(30), 8, made)
         logits, labels = answers(30, 9, seed=2)
         got = collected(logits, labels, valid, torch.arange(30), 8, made)
@@ -84,7 +84,7 @@ def share_of_answers(rank: int, world: int, port: int, folder: str) -> None:
     rows = torch.arange(rank, 102, world)
     valid = rows < 101
     at = rows.clamp(max=100)
-    got = collected(logits[at], labels[at], valid, rows, 10, Answers())
+    got = collected(logits[at], labels[at], valid, rows, 10, Gathered())
     tensors = {name: torch.from_numpy(part) for name, part in got._asdict().items()}
     torch.save(tensors, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -1,52 +1,10 @@
-"""The learning rate over a run's samples, and which rate and decay each parameter gets."""
-
-import itertools
+"""Which rate and decay each parameter gets."""
 
 import pytest
 import torch
 
 from dogbreed.model.backbone import Network
-from dogbreed.model.optim import count, learning_rate_scale, parameter_groups
-
-TOTAL = 10_000
-
-
-def scales(warmup: float, total: int = TOTAL) -> list[float]:
-    return [learning_rate_scale(n, warmup=warmup, total=total) for n in range(total + 1)]
-
-
-class TestScale:
-    @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-    def test_it_rises_to_one_and_falls_to_zero(self, warmup: float) -> None:
-        values = scales(warmup)
-        top = int(warmup * TOTAL)
-        assert values[top] == 1
-        assert all(a <= b for a, b in itertools.pairwise(values[: top + 1]))
-        assert all(a > b for a, b in itertools.pairwise(values[top:]))
-        assert values[-1] == pytest.approx(0, abs=1e-12)
-        assert min(values) >= 0
-
-    def test_warm_up_is_a_line_in_samples(self) -> None:
-        values = scales(0.2)
-        assert values[500] == pytest.approx(0.25)
-        assert values[1500] == pytest.approx(0.75)
-
-    def test_the_fall_is_half_a_cosine(self) -> None:
-        values = scales(0.2)
-        assert values[2000 + 2000] == pytest.approx(0.5 + 0.5 * 2**-0.5)
-        assert values[2000 + 4000] == pytest.approx(0.5)
-        assert values[2000 + 6000] == pytest.approx(0.5 - 0.5 * 2**-0.5)
-
-    def test_the_first_step_moves_a_little(self) -> None:
-        assert 0 < learning_rate_scale(0, warmup=0.1, total=TOTAL) <= 0.01
-
-    def test_past_the_end_it_stays_at_zero(self) -> None:
-        assert learning_rate_scale(TOTAL * 2, warmup=0.1, total=TOTAL) == pytest.approx(0)
-
-    def test_warm_up_throughout_never_falls(self) -> None:
-        values = scales(1.0, 100)
-        assert all(a <= b for a, b in itertools.pairwise(values))
-        assert values[-1] == 1
+from dogbreed.model.optim import count, parameter_groups, parts
 
 
 def grouped(network: Network, **changed: float) -> dict[str, dict[str, object]]:
@@ -82,6 +40,40 @@ class TestGroups:
     def test_the_optimiser_takes_them(self, backbone: str) -> None:
         optimizer = torch.optim.AdamW(list(grouped(Network(backbone, 5)).values()))
         assert [group["name"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit", "test_convnext"])
+class TestParts:
+    def test_they_are_all_below_the_head_from_the_top_down(self, backbone: str) -> None:
+        network = Network(backbone, 5)
+        below = parts(network)
+        names = [name for part in below for name in part]
+        head = {n for n, _ in network.body.named_parameters() if n.startswith(network.head_name)}
+        assert len(set(names)) == len(names)
+        assert set(names) | head == {name for name, _ in network.body.named_parameters()}
+        assert any("stem" in name or "patch_embed" in name for name in below[-1])
+
+    def test_each_learns_slower_than_the_one_above_it(self, backbone: str) -> None:
+        network = Network(backbone, 5)
+        groups = grouped(network, layer_decay=0.5)
+        of = {name.removesuffix("_no_decay"): group["lr"] for name, group in groups.items()}
+        rates = [of[f"part{k + 1}"] for k in range(len(parts(network)))]
+        assert rates == pytest.approx([0.1 * 0.5**k for k in range(len(rates))])
+        assert of["head"] == 1.0
+        assert sum(len(group["params"]) for group in groups.values()) == len(
+            list(network.parameters())
+        )
+
+    def test_those_below_the_last_one_named_are_in_no_group(self, backbone: str) -> None:
+        network = Network(backbone, 5)
+        named = {
+            group["name"]: group
+            for group in parameter_groups(
+                network, lr=1, backbone_lr=0.1, weight_decay=0, unfreeze=[0.0, 0.5]
+            )
+        }
+        assert {name.removesuffix("_no_decay") for name in named} == {"head", "part1", "part2"}
+        assert {group["begins"] for name, group in named.items() if "part2" in name} == {0.5}
 
 
 def test_count_tells_all_parameters_from_those_that_are_trained() -> None:

@@ -82,7 +82,8 @@ class TestFile:
         before = state(target)
         said = load_weights(target, BACKBONE, f"{place}/x.safetensors", BREEDS)
         assert said == (
-            f"file: {place}/x.safetensors (SHA-256 {hashlib.sha256(data).hexdigest()[:12]})"
+            f"file: {place}/x.safetensors (SHA-256 {hashlib.sha256(data).hexdigest()[:12]}),"
+            " head new"
         )
         assert differing(state(source), state(target)) == HEAD
         assert differing(before, state(target)) == set(before) - HEAD
@@ -299,7 +300,7 @@ class TestWithAHub:
         target = network(2)
         before = state(target)
         said = load_weights(target, BACKBONE, weights, BREEDS)
-        assert said == f"imagenet: {timm.get_pretrained_cfg(BACKBONE).hf_hub_id}"
+        assert said == f"imagenet: {timm.get_pretrained_cfg(BACKBONE).hf_hub_id}, head new"
         assert asked["GET model.safetensors"] == 1
         assert differing(load(served["model.safetensors"]), state(target)) == HEAD
         assert differing(before, state(target)) == set(before) - HEAD
