@@ -191,7 +191,8 @@ def _instances(body: bytes, limits: Limits) -> Upload:
         raise HTTPException(400, 'the body must be {"instances": [{"b64": "…"}, …]}, one at least')
     if len(instances) > limits.pictures:
         raise _too_many(limits)
-    parameters = said.get("parameters") or {}
+    parameters = said.get("parameters")
+    parameters = {} if parameters is None else parameters
     if not isinstance(parameters, dict):
         raise HTTPException(400, "parameters must be an object")
     topk, explain = parameters.get("topk"), parameters.get("explain")

@@ -1,23 +1,17 @@
 """Reports in a browser: nothing it complains of, and all that is to be clicked works."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dogbreed.cli import main
+from tests.browser import MARKS, browsing, window
 from tests.report.made import scored, trained
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +29,20 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    """Start a browser without a window."""
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+def browser() -> Iterator[Any]:
+    with browsing() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(params=[1280, 360])
-def page(
-    request: pytest.FixtureRequest, browser: "playwright.Browser"
-) -> Iterator["playwright.Page"]:
+def page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     """Open a window, as wide as a screen and as a phone, and see that nothing goes wrong in it."""
-    window = browser.new_page(viewport={"width": request.param, "height": 740})
-    wrong: list[str] = []
-    window.on("console", lambda said: wrong.append(said.text))
-    window.on("pageerror", lambda error: wrong.append(str(error)))
-    window.on(
-        "request",
-        lambda asked: wrong.append(asked.url) if asked.url[:5] not in {"file:", "data:"} else None,
-    )
-    yield window
-    wide = window.evaluate("document.documentElement.scrollWidth - innerWidth")
-    window.close()
-    assert wrong == []
-    assert wide <= 0, "the page can be pushed sideways"
+    with window(browser, request.param, "file:", "data:") as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("name", ["run", "two", "root"])
-def test_a_page_opens_from_the_disk(name: str, pages: Path, page: "playwright.Page") -> None:
+def test_a_page_opens_from_the_disk(name: str, pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/{name}.html")
     assert page.locator("h1").is_visible()
     assert page.evaluate(
@@ -73,9 +51,7 @@ def test_a_page_opens_from_the_disk(name: str, pages: Path, page: "playwright.Pa
     assert page.locator("svg.chart").first.is_visible()
 
 
-def test_a_table_is_sorted_by_its_heads_also_with_the_keyboard(
-    pages: Path, page: "playwright.Page"
-) -> None:
+def test_a_table_is_sorted_by_its_heads_also_with_the_keyboard(pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/run.html")
     head = page.locator("#breeds thead th", has_text="F1").first
 
@@ -99,7 +75,7 @@ def test_a_table_is_sorted_by_its_heads_also_with_the_keyboard(
 
 
 def test_the_matrix_tells_a_cell_that_is_pointed_at_or_reached_by_keys(
-    pages: Path, page: "playwright.Page"
+    pages: Path, page: Any
 ) -> None:
     page.goto(f"file://{pages}/run.html")
     told = page.locator("#cell")
@@ -110,7 +86,7 @@ def test_the_matrix_tells_a_cell_that_is_pointed_at_or_reached_by_keys(
     assert re.search(r" taken for .*: \d+ of \d+", told.inner_text())
 
 
-def test_curves_go_by_samples_or_by_epochs(pages: Path, page: "playwright.Page") -> None:
+def test_curves_go_by_samples_or_by_epochs(pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/two.html")
     shown = page.locator("#curves [data-axis]:visible .axis")
     assert set(shown.all_text_contents()) == {"samples seen"}
@@ -118,7 +94,7 @@ def test_curves_go_by_samples_or_by_epochs(pages: Path, page: "playwright.Page")
     assert set(shown.all_text_contents()) == {"epochs"}
 
 
-def test_runs_are_found_by_what_is_typed(pages: Path, page: "playwright.Page") -> None:
+def test_runs_are_found_by_what_is_typed(pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/root.html")
     rows = page.locator("#table tbody tr:visible")
     assert rows.count() == 3
@@ -127,7 +103,7 @@ def test_runs_are_found_by_what_is_typed(pages: Path, page: "playwright.Page") -
     assert rows.locator("th").inner_text() == "c"
 
 
-def test_on_paper_everything_is_open(pages: Path, page: "playwright.Page") -> None:
+def test_on_paper_everything_is_open(pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/run.html")
     assert page.pdf()[:5] == b"%PDF-"
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -26,8 +26,7 @@ SIDE = 64
 PATIENCE = 240.0  # seconds: for a machine with much else to do
 
 
-@pytest.fixture(scope="session")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> str:
+def write_tiny(folder: str, **changes: Any) -> str:
     """Write a package of random weights whose answers differ from picture to picture."""
     torch.manual_seed(0)
     network = Network("mobilenetv3_small_050", len(BREEDS))
@@ -35,7 +34,6 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> str:
     for _ in range(3):
         network(pictures)
     torch.nn.init.normal_(network.head.weight, std=0.5)  # type: ignore[arg-type]
-    folder = tmp_path_factory.mktemp("tiny") / "model"
     model = {
         "run": "tiny",
         "backbone": "mobilenetv3_small_050",
@@ -47,15 +45,24 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> str:
         "pretraining": "none (random)",
         "metrics": {"val": {"top1": 0.5}},
     }
-    package.write(str(folder), model, save(network.eval().body.state_dict()))
-    return str(folder)
+    package.write(folder, model | changes, save(network.eval().body.state_dict()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write such a package once; for reading only."""
+    return write_tiny(str(tmp_path_factory.mktemp("tiny") / "model"))
 
 
 class Served:
     """A server's process, its log and its address."""
 
-    def __init__(self, model: str, cwd: Path, *words: str, **env: str) -> None:
-        command = [sys.executable, "-m", "dogbreed", "serve", "--model", model, "--port", "0"]
+    def __init__(
+        self, model: str, cwd: Path, *words: str, port: int | None = 0, **env: str
+    ) -> None:
+        command = [sys.executable, "-m", "dogbreed", "serve", "--model", model]
+        command += [] if port is None else ["--port", str(port)]
         root = Path(__file__).parents[2]
         # A fake of the keys that LitServe itself would lock every route with.
         own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "LIT_SERVER_API_KEY": "locked"}
@@ -146,9 +153,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(model: str, cwd: Path, *words: str, **env: str) -> Iterator[Served]:
+def serving(
+    model: str, cwd: Path, *words: str, port: int | None = 0, **env: str
+) -> Iterator[Served]:
     """Run a server until it is not needed any more."""
-    served = Served(model, cwd, *words, **env)
+    served = Served(model, cwd, *words, port=port, **env)
     try:
         served.wait_ready()
         yield served

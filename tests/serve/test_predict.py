@@ -198,6 +198,7 @@ def part(name: str, data: str = "x") -> bytes:
             400,
             "explain",
         ),
+        ("application/json", b'{"instances": [{"b64": ""}], "parameters": false}', 400, "object"),
         ("application/json", json.dumps({"instances": [{"b64": ""}] * 6}).encode(), 413, "than 5"),
         ("text/plain", b"hello", 415, "multipart/form-data"),
         ("", b"hello", 415, "multipart/form-data"),
