@@ -44,7 +44,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Tests that start many processes, a Ray cluster, DVC, or a browser (Debian's `chromium`)."""
-    _install(session, "test", "browser", extras="[ray,dvc,export]")
+    _install(session, "test", "e2e", extras="[ray,dvc,export]")
     session.run("pytest", "-m", "e2e", *(session.posargs or TESTS))
 
 
