@@ -1,5 +1,6 @@
 """Checks: `nox` runs what continuous integration runs; `nox --list` shows the rest."""
 
+import glob
 import re
 from pathlib import Path
 
@@ -39,6 +40,32 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *options, env={"OMP_NUM_THREADS": "1"})
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+    session.run("coverage", "xml", "--quiet", "--fail-under=0")
+
+
+@nox.session(name="cloud-files")
+def cloud_files(session: nox.Session) -> None:
+    """What others would only complain of once it is pushed: workflows, builds, images, YAML."""
+    session.install(*GROUPS["cloud-files"])
+    session.run("yamllint", "--strict", ".")
+    session.run("actionlint")
+    session.run("zizmor", "--offline", "--quiet", ".github")
+    session.run("hadolint", *glob.glob("docker/*.Dockerfile"))
+    for schema, pattern in {
+        "github-workflows": ".github/workflows/*.yml",
+        "dependabot": ".github/dependabot.yml",
+        "cloudbuild": "cloudbuild/*.yaml",
+        "compose-spec": "docker/compose.yaml",
+    }.items():
+        files = glob.glob(pattern)
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+
+
+@nox.session(default=False)
+def minimum(session: nox.Session) -> None:
+    """The tests with the oldest versions of direct dependencies that pyproject.toml admits."""
+    session.install("-e", ".", *GROUPS["test"], "--resolution", "lowest-direct")
+    session.run("pytest", "-n", "2", "-m", "not e2e and not soak and not gpu", *TESTS)
 
 
 @nox.session(default=False)

@@ -1,0 +1,198 @@
+"""Builds, images, workflows and the set-up, as far as they can be read without the cloud."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud.devtools import cloudbuild_v1
+from google.protobuf.json_format import ParseDict, ParseError
+
+ROOT = Path(__file__).parents[2]
+BUILDS = sorted((ROOT / "cloudbuild").glob("*.yaml"))
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+# Notes its words, and knows again what it has made. In sh: it starts forty times in a set-up.
+RECORDER = r"""#!/bin/sh
+printf '%s\037' "$@" >> "$RECORDED/asked"; echo >> "$RECORDED/asked"
+case "$*" in *projectNumber*) echo 123456; exit ;; esac
+kind=
+while [ $# -gt 0 ]; do
+    made=$RECORDED/$(echo "$kind ${2%%@*}" | tr / _) # an account is described by its address
+    case $1 in
+    describe) [ -e "$made" ]; exit ;;
+    create | create-oidc) [ ! -e "$made" ] || exit 1; : > "$made"; exit ;;
+    esac
+    kind="$kind $1"
+    shift
+done
+"""
+
+
+def build(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
+def test_a_build_is_one_that_cloud_builds_protocol_knows(path: Path) -> None:
+    parsed = cloudbuild_v1.Build()
+    ParseDict(build(path), cloudbuild_v1.Build.pb(parsed))
+    assert parsed.options.logging.name == "CLOUD_LOGGING_ONLY"
+    assert "dogbreed-build@" in parsed.service_account
+    assert parsed.timeout.total_seconds() <= 3600
+    with pytest.raises(ParseError):
+        ParseDict(build(path) | {"time_outt": "1s"}, cloudbuild_v1.Build.pb(cloudbuild_v1.Build()))
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
+def test_each_substitution_of_a_build_is_declared_and_used(path: Path) -> None:
+    about = build(path)
+    text = path.read_text().split("\nsteps:")[1]
+    used = set(re.findall(r"(?<!\$)\$\{(_\w+)\}", text))
+    assert used == set(about["substitutions"])
+
+
+def test_traffic_moves_only_after_the_new_revision_has_answered() -> None:
+    steps = build(ROOT / "cloudbuild/serve.yaml")["steps"]
+    assert [one["id"] for one in steps][-3:] == ["deploy", "smoke", "traffic"]
+    assert not any("waitFor" in one for one in steps)  # one after another
+    assert "--no-traffic" in str(steps[-3])
+
+
+def test_workflows_begin_without_rights_and_name_what_they_run_by_commit() -> None:
+    for path in WORKFLOWS:
+        text, about = path.read_text(), yaml.safe_load(path.read_text())
+        assert about["permissions"] == {"contents": "read"}, path
+        assert "concurrency" in about, path
+        for uses in re.findall(r"uses: (\S+)(.*)", text):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses[0]), (path, uses)
+            assert re.fullmatch(r" # v\d+\.\d+\.\d+", uses[1]), (path, uses)
+        federated = [job for job in about["jobs"].values() if "google-github" in str(job)]
+        for job in about["jobs"].values():
+            writes = {k for k, v in job.get("permissions", {}).items() if v == "write"}
+            assert ("id-token" in writes) == (job in federated), path
+
+
+@pytest.mark.parametrize("name", ["build", "serve", "train"])
+def test_what_images_are_built_from_has_hashes_and_holds_the_direct_dependencies(name: str) -> None:
+    lock = (ROOT / f"docker/{name}.lock").read_text()
+    pinned = re.findall(r"^([a-z0-9-]+)==\S+(.*)$", lock, re.MULTILINE)
+    assert len(pinned) > 4
+    assert all(rest.endswith("\\") for _, rest in pinned)
+    assert lock.count("--hash=sha256:") >= len(pinned)
+    wanted = re.findall(r"^[a-z0-9-]+", (ROOT / f"docker/{name}.in").read_text(), re.MULTILINE)
+    assert set(wanted) <= {package for package, _ in pinned}
+
+
+def test_the_image_that_serves_holds_no_torch() -> None:
+    lock = (ROOT / "docker/serve.lock").read_text()
+    assert not re.search(r"^(torch|lightning|timm|nvidia-)", lock, re.MULTILINE)
+
+
+class Setup:
+    """Runs the set-up against a recording double of gcloud."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "gcloud").write_text(RECORDER)
+        (folder / "gcloud").chmod(0o755)
+
+    def run(self, *words: str) -> tuple[list[list[str]], str]:
+        """What gcloud was asked for, and what was printed."""
+        asked = self.folder / "asked"
+        asked.unlink(missing_ok=True)
+        env = {"PATH": f"{self.folder}:{os.environ['PATH']}", "RECORDED": str(self.folder)}
+        command = ["bash", str(ROOT / "cloudbuild/setup.sh"), "--project", "dogs", *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        lines = asked.read_text().split("\n")[:-1] if asked.exists() else []
+        return [line.split("\037")[:-1] for line in lines], done.stdout
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    """Put the double where the script finds it."""
+    return Setup(tmp_path)
+
+
+def test_the_set_up_makes_everything_once(setup: Setup) -> None:
+    def made(asked: list[list[str]]) -> list[str]:
+        return [" ".join(x) for x in asked if {"create", "create-oidc"} & set(x)]
+
+    first, said = setup.run("--github", "me/dogs")
+    assert len(made(first)) == 10  # 2 buckets, 1 repository, 4 accounts, 1 secret, 2 of federation
+    assert "GCP_PROVIDER  projects/123456/locations/global/" in said
+    second, _ = setup.run("--github", "me/dogs")
+    assert made(second) == []
+    describing = [x for x in first if "describe" in x]
+    assert [x for x in second if "describe" in x] == describing
+
+
+def test_a_dry_run_of_the_set_up_asks_for_nothing_and_prints_what_it_would(setup: Setup) -> None:
+    asked, said = setup.run("--github", "me/dogs", "--dry-run")
+    assert asked == []
+    printed = [shlex.split(x)[2:] for x in said.splitlines() if x.startswith("+ gcloud")]
+    really, _ = setup.run("--github", "me/dogs")
+    did = [x[:-1] for x in really if x[-1] == "--quiet"]
+    number = [[word.replace("PROJECT_NUMBER", "123456") for word in words] for words in printed]
+    assert number == did
+
+
+def test_the_set_up_gives_no_owner_and_no_editor_of_everything_and_no_key(setup: Setup) -> None:
+    asked, _ = setup.run("--github", "me/dogs")
+    roles = {x[x.index("--role") + 1] for x in asked if "--role" in x}
+    assert not {"roles/owner", "roles/editor", "roles/storage.admin"} & roles
+    assert not [x for x in asked if "keys" in x]
+    provider = next(x for x in asked if "create-oidc" in x)
+    condition = provider[provider.index("--attribute-condition") + 1]
+    assert "assertion.repository == 'me/dogs'" in condition
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--project is missing"),
+        (["--project", "dogs", "--github", "dogs"], "--github dogs: must be owner/name"),
+        (["--projct", "dogs"], "unknown option --projct"),
+    ],
+)
+def test_the_set_up_says_what_is_wrong_with_its_options(words: list[str], told: str) -> None:
+    command = ["bash", str(ROOT / "cloudbuild/setup.sh"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs gcloud")
+def test_every_command_of_set_up_and_build_is_one_that_gcloud_knows(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
+    _, said = setup.run("--github", "me/dogs", "--dry-run")
+    commands = [line[2:] for line in said.splitlines() if line.startswith("+ gcloud")]
+    for path in [*BUILDS, ROOT / "cloudbuild/smoke.sh", *WORKFLOWS]:
+        text = re.sub(r"\\\n", " ", path.read_text())
+        found = re.findall(r"^ *(?:token=\$\()?(gcloud [a-z][^\n|>)]*)", text, re.MULTILINE)
+        # `$$traffic` is an option or nothing. Folded blocks of YAML go on without a backslash.
+        found = [one.replace("$$traffic", "") for one in found if " --" in one]
+        commands += [re.sub(r"\$\$?\{?\w+\}?", "x", one) for one in found]
+    kinds = {" ".join(shlex.split(one)[:4]): one for one in commands}
+    for one in kinds.values():
+        told = json.loads(
+            subprocess.run(
+                ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={one}"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        assert [x["error_message"] for x in told if not x["success"]] == [], one
+    assert len(kinds) > 15
