@@ -8,6 +8,7 @@ Needs no torch.
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 from safetensors import SafetensorError
@@ -24,6 +25,8 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 REJECTION_FILE = "rejection.safetensors"
 CARD_FILE = "README.md"
+POINTER_FILE = "current.json"
+_PROMOTED = re.compile(r"packages/[\w-][\w.@+-]*")  # one step down, and never up again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ def write(
 
 
 def read(url: str) -> Package:
-    """Open a package.
+    """Open a package, or the one that a production place points at.
 
     Raises:
         BadInput: there is none, or one from a newer version.
@@ -91,6 +94,9 @@ def read(url: str) -> Package:
         model = storage.read_json(storage.join(url, MODEL_FILE))
     except storage.StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
+            pointer = storage.join(url, POINTER_FILE)
+            if storage.exists(pointer):
+                return read(storage.join(url, pointed_at(url, storage.read_json(pointer))))
             raise BadInput(
                 f"{url}: no model package here; `dogbreed fit` writes it when it ends"
             ) from error
@@ -144,3 +150,15 @@ def _read(url: str, name: str, digest: str) -> bytes:
         what = name.partition(".")[0]
         raise BadInput(f"{path}: not the {what} that {MODEL_FILE} describes; export them again")
     return data
+
+
+def pointed_at(place: str, pointer: Any) -> str:
+    """Where the present package lies below a production place, by the pointer there.
+
+    Raises:
+        BadInput: the pointer is damaged, or leads elsewhere.
+    """
+    path = pointer.get("package") if isinstance(pointer, dict) else None
+    if not isinstance(path, str) or not _PROMOTED.fullmatch(path):
+        raise BadInput(f"{place}: {POINTER_FILE} is not one that dogbreed export --promote wrote")
+    return path

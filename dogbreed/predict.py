@@ -45,7 +45,8 @@ def predict(
         images: a file, a folder, a bucket prefix, or a list of these.
         run: the run whose model answers; by default the newest.
         run_root: where the newest run is looked for.
-        model: a model package's folder, instead of a run.
+        model: a model package's folder, or a place that `dogbreed export --promote` wrote to,
+            instead of a run.
         data: a prepared data set, instead of --images; see --split.
         split: which pictures of --data; by default test, with --format kaggle unlabelled.
         format: csv has a row with the best breeds; kaggle is the competition's submission: a

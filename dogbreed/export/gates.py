@@ -89,3 +89,17 @@ def parity(compared: Compared) -> None:
         f" {compared.agreement:.2%} of {len(compared.labels):,} pictures (at least"
         f" {MIN_AGREEMENT:.1%}); nothing was written"
     )
+
+
+def loses_too_much(compared: Compared, max_drop: float) -> str | None:
+    """The gate of bf16 and int8: what is wrong, if more than `max_drop` of top-1 may be lost.
+
+    Judged is the upper end of the interval: what 95 % are sure of.
+    """
+    value, low, high = compared.drop()
+    if high <= max_drop:
+        return None
+    return (
+        f"top-1 drops by {value:.2%} ({low:.2%} to {high:.2%}, n = {len(compared.labels):,})"
+        f" against the module's, more than --max_drop {max_drop:g} may be lost"
+    )

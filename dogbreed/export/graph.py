@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import io
 import logging
 import warnings
@@ -39,12 +40,14 @@ class Graph(nn.Module):
         super().__init__()
         self.network = TorchEngine(package, "cpu").network
         self.size = package.model["preprocessing"]["size"]
+        self.flip = self.network.flip
         self.temperature = package.temperature
         rejection = package.rejection or Rejection()
         self.score = rejection.score
         if rejection.means is not None and rejection.counts is not None:
             here = torch.from_numpy(rejection.means[rejection.counts > 0])
-            self.register_buffer("means", nn.functional.normalize(here, eps=1e-12))
+            # Half precision changes a cosine by 1e-5, and int8 engines would hold them in 4 bytes.
+            self.register_buffer("means", nn.functional.normalize(here, eps=1e-12).half())
         self.explains = True
         try:
             with torch.inference_mode():
@@ -54,12 +57,20 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Probabilities, rejection score, embedding and heat of uint8 images, (B, S, S, 3)."""
-        logits, embedding, features = self.network.answers(images.permute(0, 3, 1, 2))
+        pixels = images.permute(0, 3, 1, 2)
+        if self.flip:  # as one batch, so that the graph has each layer once
+            pixels = torch.cat([pixels, pixels.flip(3)])
+        features = self.network.features(pixels)
+        embedding = self.network.pool(features)
+        if self.flip:
+            embedding = embedding.view(2, images.shape[0], -1).mean(0)
+            features = features[: images.shape[0]]
+        logits = self.network.classify(embedding)
         scaled = logits / self.temperature
         probabilities = scaled.softmax(1)
         if self.score == "cosine":
             unit = nn.functional.normalize(embedding, eps=1e-12)
-            score = 1 - (unit @ self.means.T).amax(1)
+            score = 1 - (unit @ self.means.float().T).amax(1)
         elif self.score == "energy":
             score = -self.temperature * scaled.logsumexp(1)
         else:
@@ -153,11 +164,18 @@ def onnx_files(exported: Exported) -> dict[str, bytes]:
         return files | {"weights.bin": weights.read_bytes() if weights.exists() else b""}
 
 
-def openvino_files(exported: Exported) -> dict[str, bytes]:
-    """The files of format `openvino`."""
+def openvino_files(exported: Exported, *, half: bool = False) -> dict[str, bytes]:
+    """The files of format `openvino`.
+
+    Args:
+        exported: from `to_onnx`, or quantised.
+        half: keep the weights in 16 bits.
+    """
     import openvino
 
     graph = openvino.Core().read_model(exported.model.SerializeToString())
     with TemporaryDirectory() as folder:
-        openvino.save_model(graph, Path(folder) / "model.xml", compress_to_fp16=False)
-        return {name: (Path(folder) / name).read_bytes() for name in ("model.xml", "model.bin")}
+        openvino.save_model(graph, Path(folder) / "model.xml", compress_to_fp16=half)
+        # The description of an int8 graph is a megabyte of text, which shrinks to a twentieth.
+        text = gzip.compress(Path(folder, "model.xml").read_bytes(), mtime=0)
+        return {"model.xml.gz": text, "model.bin": Path(folder, "model.bin").read_bytes()}

@@ -11,10 +11,11 @@ import torch
 from dogbreed import __version__, storage
 from dogbreed.data.manifest import Manifest
 from dogbreed.engine import Engine, TorchEngine
-from dogbreed.errors import BadInput
-from dogbreed.export.gates import Compared, parity
+from dogbreed.errors import BadInput, named
+from dogbreed.export.gates import Compared, loses_too_much, parity
 from dogbreed.export.graph import Exported, onnx_files, openvino_files, to_onnx
-from dogbreed.export.pictures import Pictures
+from dogbreed.export.pictures import BATCH, Pictures
+from dogbreed.export.quantize import hurt, to_int8
 from dogbreed.export.speed import measure
 from dogbreed.exported import (
     ENGINE_FILE,
@@ -34,6 +35,23 @@ from dogbreed.package import Package
 from dogbreed.runs import now
 
 _TOOLKITS = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """How int8 is made.
+
+    Args:
+        calibration: number of training pictures.
+        max_drop: the largest part of top-1 that may be lost; bf16 too is held to it.
+        keep: so many layers at most may stay in float32.
+        per_channel: a scale for each channel of a weight.
+    """
+
+    calibration: int
+    max_drop: float
+    keep: int
+    per_channel: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +94,12 @@ class Made:
 
     Args:
         format: `onnx` or `openvino`.
-        precision: `fp32`.
+        precision: `fp32`, `bf16` or `int8`.
         files: by name.
         compared: with the module.
         exported: the graph that it was made of.
+        kept: names of the layers that stay in float32 in an int8 engine.
+        calibration: number of training pictures that it was calibrated with.
     """
 
     format: str
@@ -87,6 +107,8 @@ class Made:
     files: dict[str, bytes]
     compared: Compared
     exported: Exported
+    kept: tuple[str, ...] = ()
+    calibration: int = 0
 
     @property
     def name(self) -> str:
@@ -97,30 +119,76 @@ class Made:
     def sentence(self) -> str:
         """How it fared, in words."""
         value, low, high = self.compared.drop()
+        kept = f"; in float32 stay {named(self.kept)}" if self.kept else ""
         return (
             f"{self.name} agrees on {self.compared.agreement:.2%} of"
             f" {len(self.compared.labels):,} validation pictures, top-1 drops by {value:.2%}"
-            f" ({low:.2%} to {high:.2%})"
+            f" ({low:.2%} to {high:.2%}){kept}"
         )
 
 
-def make(judge: Judge, form: str, precision: str) -> Made:
+def make(judge: Judge, form: str, precision: str, how: Int8) -> Made:
     """Make an engine.
 
     Args:
         judge: knows the package and its answers.
         form: `onnx` or `openvino`.
-        precision: `fp32`.
+        precision: `fp32`, `bf16` or `int8`.
+        how: for int8, and the drop that bf16 may have.
 
     Raises:
-        BadInput: it does not pass its gate; says by how much.
+        BadInput: it does not pass its gate; says by how much, and for int8 which layers hurt.
     """
+    if precision == "int8":
+        return _quantised(judge, form, how)
     exported = to_onnx(judge.source)
-    files = onnx_files(exported) if form == "onnx" else openvino_files(exported)
-    engine = ExportedEngine(runner(form, precision, files))
-    compared = judge.compare(engine, f"{form}-{precision}")
-    parity(compared)
+    files = _files(exported, form, half=precision == "bf16")
+    compared = judge.compare(_engine(form, precision, files), f"{form}-{precision}")
+    if precision == "fp32":
+        parity(compared)
+    elif problem := loses_too_much(compared, how.max_drop):
+        raise BadInput(f"{form}-{precision}: {problem}; nothing was written")
     return Made(form, precision, files, compared, exported)
+
+
+def _quantised(judge: Judge, form: str, how: Int8) -> Made:
+    """In int8, with as few of the layers that hurt most in float32 as the gate asks for."""
+    seen = Pictures.of(judge.source, judge.manifest, "train", how.calibration)
+    if len(seen) < how.calibration:
+        raise BadInput(
+            f"{judge.manifest.root}: {len(seen):,} training pictures, but int8 is calibrated with"
+            f" {how.calibration:,}; prepare more, or export another precision"
+        )
+    exported = to_onnx(judge.source)
+    calibration = [image[None] for batch in seen.batches("calibration") for image in batch]
+    kept: tuple[str, ...] = ()
+    ranking: list[tuple[str, float]] = []
+    while True:
+        model = to_int8(exported.model, calibration, keep=kept, per_channel=how.per_channel)
+        quantised = dataclasses.replace(exported, model=model)
+        files = _files(quantised, form, half=False)
+        compared = judge.compare(_engine(form, "int8", files), f"{form}-int8")
+        problem = loses_too_much(compared, how.max_drop)
+        if problem is None:
+            return Made(form, "int8", files, compared, exported, kept, len(seen))
+        if not ranking:
+            ranking = hurt(exported.model, model, np.concatenate(calibration[:BATCH]))
+        if len(kept) >= min(how.keep, len(ranking)):
+            worst = named([f"{name} ({noise:.2f})" for name, noise in ranking])
+            raise BadInput(
+                f"{form}-int8: {problem}, with {len(kept)} layers in float32; the layers that hurt"
+                f" most, with the noise that each adds: {worst}; nothing was written"
+            )
+        print(f"int8: {problem}; trying with more layers in float32")
+        kept = tuple(name for name, _ in ranking[: min(how.keep, max(2, 2 * len(kept)))])
+
+
+def _files(exported: Exported, form: str, *, half: bool) -> dict[str, bytes]:
+    return onnx_files(exported) if form == "onnx" else openvino_files(exported, half=half)
+
+
+def _engine(form: str, precision: str, files: dict[str, bytes]) -> ExportedEngine:
+    return ExportedEngine(runner(form, precision, files))
 
 
 def write(target: Package, made: Made) -> str:
@@ -145,6 +213,8 @@ def write(target: Package, made: Made) -> str:
         "outputs": outputs,
         "opset": made.exported.opset,
         "versions": {"dogbreed": __version__} | {name: version(name) for name in _TOOLKITS},
+        "calibration": {"split": "train", "n": made.calibration} if made.calibration else None,
+        "kept_in_float32": list(made.kept),
         "gate": {"data": target.model["data"], "split": "val"} | made.compared.about(),
         "files": {
             name: {"sha256": storage.digest_of(data), "bytes": len(data)}

@@ -4,6 +4,7 @@ import os
 
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
+from dogbreed.exported import best_name, read_engine
 from dogbreed.runs import newest
 from dogbreed.serve.auth import Keys
 from dogbreed.serve.limits import Limits
@@ -42,7 +43,8 @@ def serve(
     Args:
         run: the run whose model answers; by default the newest.
         run_root: where the newest run is looked for.
-        model: a model package's folder, on disk or in a bucket, instead of a run.
+        model: a model package's folder, on disk or in a bucket, instead of a run, or a place that
+            `dogbreed export --promote` wrote to.
         engine: what runs the network; today that is torch.
         device: torch's name of a device; by default a GPU if there is one.
         host: the address to listen at; by default 127.0.0.1: this machine alone.
@@ -72,7 +74,11 @@ def serve(
     if not 0 <= chosen < 2**16:
         raise BadInput(f"--port {chosen}: must be from 0 to 65535; 0 is any free one")
     source = package.read(_package(run, run_root, model))
-    if engine == "torch":
+    if engine == "best":
+        engine = best_name(source)
+    if engine != "torch":
+        read_engine(source, engine)  # what is not there is told of at once
+    else:
         source.weights()  # a damaged package is told of at once
         # Then pictures are resized by the same kernel as in `dogbreed predict`.
         import torch

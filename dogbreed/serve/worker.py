@@ -59,7 +59,7 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
         """Open the engine and warm it up; the other end is told how that went."""
         try:
             source = package.read(self._url)
-            self._engine = open_engine(source, self._engine_name, self._device_name)
+            self._engine = open_engine(source, self._engine_name, self._device_name, threads=1)
             side = source.model["preprocessing"]["size"]
             blank = np.zeros((1, side, side, 3), np.uint8)
             for _ in range(_WARM_UP):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dogbreed.errors import BadInput
-from dogbreed.export.gates import Compared, paired_drop, parity
+from dogbreed.export.gates import Compared, loses_too_much, paired_drop, parity
 
 
 def compared(n: int = 2000, shift: float = 0.0, changed: int = 0) -> Compared:
@@ -25,6 +25,15 @@ def test_parity_passes_probabilities_that_differ_by_rounding() -> None:
 def test_parity_refuses_other_probabilities(wrong: Compared) -> None:
     with pytest.raises(BadInput, match="does not answer as the module does"):
         parity(wrong)
+
+
+def test_the_accuracy_gate_judges_the_upper_end_of_the_interval() -> None:
+    few = compared(changed=20)
+    value, low, high = few.drop()
+    assert value == pytest.approx(0.01)
+    assert low < 0.01 < high
+    assert loses_too_much(few, high) is None
+    assert "top-1 drops by 1.00%" in str(loses_too_much(few, 0.01))
 
 
 def test_pictures_won_make_up_for_pictures_lost() -> None:

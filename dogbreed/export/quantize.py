@@ -1,0 +1,106 @@
+"""int8 after training: NNCF's quantisation of the ONNX graph, and which layers it hurts.
+
+Weights have a scale for each channel: MobileNetV3's depthwise kernels differ so much from channel
+to channel that one scale for all leaves nothing of them.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx.utils
+
+from dogbreed.exported import INPUT
+
+LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+
+
+def to_int8(
+    model: onnx.ModelProto,
+    pictures: list[np.ndarray],
+    *,
+    keep: Iterable[str] = (),
+    per_channel: bool = True,
+) -> onnx.ModelProto:
+    """Quantise weights and activations.
+
+    Args:
+        model: in float32.
+        pictures: to measure the range of each activation with: uint8, (1, S, S, 3) each.
+        keep: names of nodes that stay in float32.
+        per_channel: a scale for each channel of a weight, rather than one for all.
+    """
+    import nncf
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        QuantizationParameters,
+    )
+
+    nncf.set_log_level(30)  # logging.WARNING: it remarks on every step
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    # The rejection score and heat are as exact as the features that they are made of.
+    on_the_way = set(layers(model))
+    beside = {node.name for node in model.graph.node if node.op_type in LAYERS} - on_the_way
+    quantised: onnx.ModelProto = nncf.quantize(
+        source,
+        nncf.Dataset([{INPUT: picture} for picture in pictures]),
+        # activations of Swish lie on both sides of zero, unevenly
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(pictures),
+        ignored_scope=nncf.IgnoredScope(names=sorted({*keep, *beside}), validate=False),
+        advanced_parameters=AdvancedQuantizationParameters(
+            weights_quantization_params=QuantizationParameters(per_channel=per_channel)
+        ),
+    )
+    return quantised
+
+
+def layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes with weights on the way to the probabilities, in their order."""
+    usual = onnx.utils.Extractor(model).extract_model([INPUT], ["probabilities"])
+    return [node.name for node in usual.graph.node if node.op_type in LAYERS]
+
+
+def hurt(
+    model: onnx.ModelProto, quantised: onnx.ModelProto, pictures: np.ndarray
+) -> list[tuple[str, float]]:
+    """How much noise int8 adds at each layer, most first.
+
+    Noise is the mean squared difference of a layer's output over the mean square of what it should
+    be; what counts against a layer is what it has more than the worst of those before it.
+
+    Args:
+        model: in float32.
+        quantised: from `to_int8`.
+        pictures: uint8, (n, S, S, 3), a few.
+
+    Returns:
+        Name of the node in `model`, and its share of noise.
+    """
+    import onnxruntime
+
+    names = layers(model)
+    output = {node.name: node.output[0] for node in model.graph.node}
+    seen = []
+    for graph in (model, quantised):
+        probed = onnx.ModelProto()
+        probed.CopyFrom(graph)
+        there = {name for node in probed.graph.node for name in node.output}
+        wanted = [output[name] for name in names if output[name] in there]
+        known = {each.name for each in probed.graph.output}
+        probed.graph.output.extend(
+            onnx.helper.make_empty_tensor_value_info(name) for name in wanted if name not in known
+        )
+        session = onnxruntime.InferenceSession(
+            probed.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        seen.append(dict(zip(wanted, session.run(wanted, {INPUT: pictures}), strict=True)))
+    found, worst = [], 0.0
+    for name in names:
+        if output[name] in seen[0] and output[name] in seen[1]:
+            right, got = seen[0][output[name]], seen[1][output[name]]
+            noise = float(((right - got) ** 2).mean() / max((right**2).mean(), 1e-12))
+            found.append((name, max(0.0, noise - worst)))
+            worst = max(worst, noise)
+    return sorted(found, key=lambda each: -each[1])
