@@ -30,7 +30,7 @@ _HOMES = {
 """Where W&B would write below the home besides its folder for runs."""
 
 
-def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> None:
+def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> dict[str, str]:
     """Fill in what the parsed `--trainer.logger` leaves open, in place.
 
     W&B gets a place to write to, the run's name, notes and tags, the id of a run that goes on, and
@@ -42,9 +42,13 @@ def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> None:
         notes: of the run.
         tags: likewise.
 
+    Returns:
+        Folders in which TensorBoard is to write, and the URLs where users want to find it.
+
     Raises:
         BadInput: a logger that would lose rows, or a key that is none.
     """
+    mirrored = {}
     for entry in loggers if isinstance(loggers, list) else [loggers]:
         kind: str = getattr(entry, "class_path", "")
         options: Any = getattr(entry, "init_args", None)
@@ -53,9 +57,14 @@ def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> None:
                 f"--trainer.logger CSVLogger: it appends to its file, which a bucket cannot"
                 f" ({options.save_dir}); name a folder, or read {run.url}/metrics.csv"
             )
-        if kind.endswith(".TensorBoardLogger") and is_local(str(options.save_dir)):
+        if kind.endswith(".TensorBoardLogger"):
             # In a job of Vertex AI the local disk is lost at the end.
-            options.save_dir = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or options.save_dir
+            in_job = os.environ.get("AIP_TENSORBOARD_LOG_DIR")
+            url = in_job if in_job and is_local(str(options.save_dir)) else str(options.save_dir)
+            options.save_dir = url
+            if not is_local(url):
+                options.save_dir = tempfile.mkdtemp(prefix="dogbreed-tensorboard-")
+                mirrored[options.save_dir] = url
         if not kind.endswith(".WandbLogger"):
             continue
         import wandb  # takes a second
@@ -83,6 +92,7 @@ def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> None:
             more["mode"] = "offline"
             print("W&B: no key found, so the run is kept offline")
         entry.dict_kwargs = more
+    return mirrored
 
 
 def _leave_a_home_that_cannot_be_written(folder: str) -> None:

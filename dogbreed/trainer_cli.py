@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dogbreed import storage
+from dogbreed.callbacks.mirror import Mirror
 from dogbreed.callbacks.profile import profiler_of
 from dogbreed.callbacks.together import callbacks_of
 from dogbreed.data.datamodule import SAMPLE_SIZE, DogDataModule
@@ -153,8 +154,9 @@ class DogCLI(LightningCLI):
             config.trainer.logger = False  # there is no run to tell of
         # What is settled is this run's own: a config that another run starts from has none of it.
         self.loggers = copy.deepcopy(config.trainer.logger)
+        self.mirrored: dict[str, str] = {}
         if self.verb == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
-            settle(config.trainer.logger, self.run, self.notes, self.tags)
+            self.mirrored = settle(config.trainer.logger, self.run, self.notes, self.tags)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the callbacks that keep the run's directory."""
@@ -171,6 +173,7 @@ class DogCLI(LightningCLI):
             kwargs["callbacks"] += callbacks_of(
                 self.run, self.config, self._yaml(), self.resume, self.notes, self.tags
             )
+            kwargs["callbacks"] += [Mirror(*places) for places in self.mirrored.items()]
             if isinstance(self.config.trainer.profiler, str):
                 kwargs["profiler"] = profiler_of(self.config.trainer.profiler)
         try:

@@ -45,17 +45,28 @@ def test_one_command_starts_a_run_where_the_model_is_asked_for_and_starts_again(
     job: Run, tiny_dataset: str
 ) -> None:
     logger = "--trainer.logger TensorBoardLogger --trainer.logger.save_dir logs"
-    command = words(tiny_dataset, *logger.split())
+    command = words(tiny_dataset, *logger.split(), "--trainer.max_epochs", "2")
     assert main(command) == 0
     assert storage.exists(os.environ["AIP_MODEL_DIR"] + "model.json")
     assert storage.exists(os.environ["AIP_CHECKPOINT_DIR"] + "last.ckpt")
-    logs = EventAccumulator(
-        str(next(Path(os.environ["AIP_TENSORBOARD_LOG_DIR"]).rglob("version*")))
-    )
-    assert "val/top1" in logs.Reload().Tags()["scalars"]
+    assert list(Path(os.environ["AIP_TENSORBOARD_LOG_DIR"]).rglob("events.*"))
     assert main(command) == 0
     assert len(job.read()["resumed"]) == 1
     assert not storage.exists(job.path("FAILED"))
+
+
+def test_tensorboards_logs_come_whole_to_where_the_job_wants_them(
+    job: Run, tiny_dataset: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", f"{bucket}/logs/")
+    monkeypatch.chdir(tmp_path)
+    logger = "--trainer.logger TensorBoardLogger --trainer.logger.save_dir logs"
+    assert main(words(tiny_dataset, *logger.split(), "--trainer.max_epochs", "3")) == 0
+    assert not Path("logs").exists()
+    files = [name for name, _ in storage.find(f"{bucket}/logs") if "tfevents" in name]
+    storage.download(f"{bucket}/logs/{files[0]}", tmp_path / "events.out.tfevents.1")
+    logs = EventAccumulator(str(tmp_path / "events.out.tfevents.1")).Reload()
+    assert len(logs.Scalars("val/top1")) == 3
 
 
 def test_what_fails_for_good_says_so_at_each_further_start_without_trying(
