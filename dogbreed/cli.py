@@ -19,11 +19,12 @@ VERBS = {
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
     "report": ("dogbreed.report.command", "report", "show runs: a page, a comparison, a table"),
     "serve": ("dogbreed.serve.command", "serve", "answer over HTTP, with a page for people"),
+    "sweep": ("dogbreed.sweep.command", "sweep", "look for good settings of fit"),
     "submit": ("dogbreed.cloud.submit", "submit", "train on Vertex AI"),
 }
 # Plain functions: their signature is their flags; one of these may stand without its name.
 _PARSED_HERE: dict[str, str | None] = dict.fromkeys(("prepare", "export", "predict", "serve"))
-_PARSED_HERE |= {"report": "runs", "submit": "fit"}
+_PARSED_HERE |= {"report": "runs", "sweep": "fit", "submit": "fit"}
 
 # Vertex AI sets it in a training job's containers.
 JOB_VARIABLE = "CLOUD_ML_JOB_ID"

@@ -11,6 +11,10 @@ class BadInput(Exception):
     """
 
 
+class Pruned(Exception):
+    """A trial of a sweep that is not worth going on with."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the name in `known` most like `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

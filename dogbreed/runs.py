@@ -111,6 +111,17 @@ def newest(root: str, holding: str = RUN_FILE) -> Run:
     raise BadInput(f"{root}: no runs here; begin one with `dogbreed fit`, or name one with --run")
 
 
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as lines: ``data.root`` and its value, empty for none."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = "" if value is None else str(value)
+    return found
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the microsecond: two runs are never begun at once."""
     return datetime.datetime.now(datetime.UTC).isoformat()

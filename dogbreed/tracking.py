@@ -30,7 +30,7 @@ _HOMES = {
 """Where W&B would write below the home besides its folder for runs."""
 
 
-def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> dict[str, str]:
+def settle(loggers: Any, run: Run, said: dict[str, Any]) -> dict[str, str]:
     """Fill in what the parsed `--trainer.logger` leaves open, in place.
 
     W&B gets a place to write to, the run's name, notes and tags, the id of a run that goes on, and
@@ -39,8 +39,7 @@ def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> dict[s
     Args:
         loggers: one or several, as parsed.
         run: the run's directory; it may not be there yet.
-        notes: of the run.
-        tags: likewise.
+        said: notes and tags of the run.
 
     Returns:
         Folders in which TensorBoard is to write, and the URLs where users want to find it.
@@ -78,12 +77,11 @@ def settle(loggers: Any, run: Run, notes: str | None, tags: list[str]) -> dict[s
         options.project = options.project or os.environ.get("WANDB_PROJECT", _PROJECT)
         options.name = options.name or run.url.rsplit("/", 1)[-1]
         known = run.read() if run.exists else {}
-        known_id = known.get("wandb", {}).get("id")
-        options.id = options.id or options.version or known_id or secrets.token_hex(4)
+        # An agent of a sweep has chosen one.
+        usual = known.get("wandb", {}).get("id") or os.environ.get("WANDB_RUN_ID")
+        options.id = options.id or options.version or usual or secrets.token_hex(4)
         more = {**entry.get("dict_kwargs", {})}
-        for name, said in (("notes", notes), ("tags", tags)):
-            if said := said or known.get(name):
-                more[name] = said
+        more |= {name: of[name] for of in (known, said) for name in ("notes", "tags") if name in of}
         decided = options.offline or options.get("mode") or "WANDB_MODE" in os.environ
         with _one_line():
             has_key = decided or wandb.login(prompt=False)

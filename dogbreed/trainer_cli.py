@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -43,12 +43,18 @@ class DogCLI(LightningCLI):
         argv: the words after it.
         run: where its results go; none: a new run, named by the options.
         resume: the checkpoint that a fit goes on from.
+        callbacks: further ones, of this process alone.
     """
 
     def __init__(
-        self, verb: str, argv: Sequence[str], run: Run | None = None, resume: str | None = None
+        self,
+        verb: str,
+        argv: Sequence[str],
+        run: Run | None = None,
+        resume: str | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.verb, self.run, self.resume = verb, run, resume
+        self.verb, self.run, self.resume, self.callbacks = verb, run, resume, callbacks
         super().__init__(
             DogModule,
             DogDataModule,
@@ -82,6 +88,11 @@ class DogCLI(LightningCLI):
                 "--resume",
                 type=str | None,
                 help="auto (go on if the run exists), last, best, or a checkpoint's path",
+            )
+            parser.add_argument(
+                "--reproduce",
+                type=str | None,
+                help="train again what this run's directory describes, and compare what comes out",
             )
             parser.add_argument("--notes", type=str | None, help="what the run is for, in words")
             parser.add_argument(
@@ -149,14 +160,16 @@ class DogCLI(LightningCLI):
                     f"{self.run.url}: there is a run of this name; choose another --name, or go on"
                     " with --resume last"
                 )
-        self.notes, self.tags = config.get("notes"), _words(config.get("tags"))
+        said = {"notes": config.get("notes"), "reproduces": config.get("reproduce")}
+        said["tags"] = _words(config.get("tags"))
+        self.said = {name: value for name, value in said.items() if value}
         if config.get("find"):
             config.trainer.logger = False  # there is no run to tell of
         # What is settled is this run's own: a config that another run starts from has none of it.
         self.loggers = copy.deepcopy(config.trainer.logger)
         self.mirrored: dict[str, str] = {}
         if self.verb == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
-            self.mirrored = settle(config.trainer.logger, self.run, self.notes, self.tags)
+            self.mirrored = settle(config.trainer.logger, self.run, self.said)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the callbacks that keep the run's directory."""
@@ -171,7 +184,7 @@ class DogCLI(LightningCLI):
             if self.config.model.compile:
                 _see_that_it_compiles()
             kwargs["callbacks"] += callbacks_of(
-                self.run, self.config, self._yaml(), self.resume, self.notes, self.tags
+                self.run, self.config, self._yaml(), self.resume, self.said, self.callbacks
             )
             kwargs["callbacks"] += [Mirror(*places) for places in self.mirrored.items()]
             if isinstance(self.config.trainer.profiler, str):
@@ -180,12 +193,17 @@ class DogCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, ImportError) as error:  # a missing GPU, say
             raise BadInput("--trainer: " + " ".join(str(error).split())) from error
+        if self.callbacks and trainer.world_size > 1:
+            raise BadInput(
+                f"--trainer.devices: a trial is a single process, not {trainer.world_size};"
+                " --processes runs several trials at once"
+            )
         open_loggers(trainer)
         return trainer
 
     def _yaml(self) -> str:
         config = self.config.clone()
-        for transient in ("config", "resume", "find", "notes", "tags"):
+        for transient in ("config", "resume", "find", "notes", "tags", "reproduce"):
             config.pop(transient, None)
         config.trainer.logger = self.loggers
         text: str = self.parser.dump(config, skip_none=False, skip_validation=True)

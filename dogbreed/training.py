@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dogbreed import storage
@@ -16,9 +17,11 @@ from dogbreed.finding import find_batch_size, find_rate
 from dogbreed.memory import keep_freed_memory
 from dogbreed.parser import configs_here
 from dogbreed.processes import lost_the_others, started_by_lightning, status_of_the_others
+from dogbreed.reproducing import Original
 from dogbreed.resuming import load_checkpoint, option, run_to_resume, saved_config
+from dogbreed.runs import Run
 from dogbreed.tracking import close_loggers
-from dogbreed.trainer_cli import NAME_VARIABLE, DogCLI
+from dogbreed.trainer_cli import NAME_VARIABLE, RUN_ROOT, DogCLI
 
 PREEMPTED = 143
 
@@ -37,22 +40,36 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 
 
-def fit(argv: Sequence[str]) -> int:
-    """Train; returns the exit status."""
+def fit(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> int:
+    """Train; returns the exit status.
+
+    Args:
+        argv: the words after `fit`.
+        callbacks: further ones, of a caller who watches this process; then it must be the only one.
+    """
     quiet()
     with contextlib.ExitStack() as stack:
         words = stack.enter_context(configs_here(argv))
+        original = Original.open(place) if (place := option(words, "reproduce")) else None
+        if original:
+            saved = stack.enter_context(saved_config(original.run))
+            root = option(words, "run_root") or RUN_ROOT
+            words = [*saved, "--run_root", root, "--name", f"{original.name}-again", *words]
         resume = option(words, "resume")
         run, checkpoint = run_to_resume(words, resume) if resume else (None, None)
         if run is not None:
             words = [*stack.enter_context(saved_config(run)), *words]
-        cli = DogCLI("fit", words, run, checkpoint)
+        cli = DogCLI("fit", words, run, checkpoint, callbacks)
         assert cli.run is not None
+        stack.callback(cli.datamodule.teardown, "fit")  # Lightning leaves it out after an error
         stack.callback(close_loggers, cli.trainer)
         stack.callback(os.environ.pop, NAME_VARIABLE, None)
         if cli.config.find:
             _find(cli)
             return 0
+        if original:
+            data = cli.datamodule.manifest
+            original.check(data.version, data.root, cli.config.seed_everything)
         path = None
         if checkpoint is not None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "resume.ckpt"
@@ -79,7 +96,18 @@ def fit(argv: Sequence[str]) -> int:
             if not lost_the_others(cli.trainer, error):
                 raise
             return status_of_the_others(cli.trainer)
+        if original and cli.trainer.is_global_zero:
+            return _compared(original, cli.run)
     return 0
+
+
+def _compared(original: Original, again: Run) -> int:
+    """Say what is not as it was, and what came out; 1 if that is something else."""
+    for line in original.differences(again):
+        print(f"differs: {line}")
+    came_out, lines = original.compare(again)
+    print("\n".join(lines))
+    return 0 if came_out else 1
 
 
 def _find(cli: DogCLI) -> None:

@@ -1,6 +1,5 @@
 """Writes who the run is, from its first second: run.json and config.yaml."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dogbreed.data.datamodule import data_of
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, Pruned
 from dogbreed.model.module import DogModule
 from dogbreed.model.optim import count
 from dogbreed.runs import CONFIG_FILE, Run, environment, now
@@ -16,14 +15,13 @@ from dogbreed.storage import write
 
 
 class Identity(Callback):
-    """Keeps run.json true: `running`, then `done`, `failed` or `preempted`.
+    """Keeps run.json true: `running`, then `done`, `failed`, `preempted`, or `pruned` in a sweep.
 
     Args:
         run: the run's directory.
         config: all settings, as YAML.
         resumed_from: the checkpoint that the run goes on from, if any.
-        notes: of the person who runs it; a resumed run keeps those that it has, unless given anew.
-        tags: likewise.
+        said: what the person says of it, such as notes and tags; a resumed run keeps what it has.
     """
 
     def __init__(
@@ -31,12 +29,9 @@ class Identity(Callback):
         run: Run,
         config: str,
         resumed_from: str | None = None,
-        notes: str | None = None,
-        tags: Sequence[str] = (),
+        said: dict[str, Any] | None = None,
     ) -> None:
-        self.run, self.config, self.resumed_from = run, config, resumed_from
-        self.said: dict[str, Any] = {"notes": notes} if notes else {}
-        self.said |= {"tags": list(tags)} if tags else {}
+        self.run, self.config, self.resumed_from, self.said = run, config, resumed_from, said or {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml, and run.json as `running`."""
@@ -55,6 +50,7 @@ class Identity(Callback):
             **about,
             **environment(),
             device=_device(trainer),
+            threads=torch.get_num_threads(),
             data=data_of(trainer).about(),
         )
 
@@ -99,10 +95,10 @@ class Identity(Callback):
         if not trainer.is_global_zero or not self.run.exists:
             return
         early = isinstance(exception, SIGTERMException | KeyboardInterrupt)
-        reason = "" if isinstance(exception, BadInput) else f"{type(exception).__name__}: "
-        self.run.update(
-            state="preempted" if early else "failed", ended=now(), reason=f"{reason}{exception}"
-        )
+        said = isinstance(exception, BadInput | Pruned)
+        reason = str(exception) if said else f"{type(exception).__name__}: {exception}"
+        state = "pruned" if isinstance(exception, Pruned) else "preempted" if early else "failed"
+        self.run.update(state=state, ended=now(), reason=reason)
 
 
 def _device(trainer: Trainer) -> str:

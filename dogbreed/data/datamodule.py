@@ -191,7 +191,7 @@ class DogDataModule(LightningDataModule):
         """
         n = len(rows)
         request = Request(0, rows, np.ones(n, bool), 0, np.zeros(n, np.int64))
-        return self._pictures(self.image_size, self.crop).__getitems__(request)
+        return self._pictures(self.eval_size, self.crop).__getitems__(request)
 
     def features_of(self, split: str, view: View) -> Features:
         """What a frozen network says of a split's pictures, kept or computed now.

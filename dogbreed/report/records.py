@@ -237,14 +237,3 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
         return {}
     with ThreadPoolExecutor(min(IN_FLIGHT, len(urls))) as pool:
         return {url: data for url, data in pool.map(one, urls) if data is not None}
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as lines: ``data.root`` and its value, empty for none."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = "" if value is None else str(value)
-    return found

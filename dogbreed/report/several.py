@@ -16,7 +16,8 @@ from dogbreed.report.charts import legend
 from dogbreed.report.listing import COLUMNS, Line, cells
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions
-from dogbreed.report.records import Record, flat, read_many
+from dogbreed.report.records import Record, read_many
+from dogbreed.runs import flat
 
 DRAWN = 30  # runs with a curve, the first in the table's order
 _APART = (

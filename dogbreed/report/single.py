@@ -15,7 +15,8 @@ from dogbreed.report.charts import bars, reliability
 from dogbreed.report.gallery import Gallery
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions, Scored
-from dogbreed.report.records import Record, flat
+from dogbreed.report.records import Record
+from dogbreed.runs import flat
 
 MATRIX_CLASSES = 300  # above, a cell of the matrix is smaller than a pixel
 BINS = 30  # of a histogram

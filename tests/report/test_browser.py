@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from dogbreed.cli import main
+from dogbreed.sweep.page import page as page_of
+from dogbreed.sweep.space import Space
+from dogbreed.sweep.work import Plan
 from tests.browser import MARKS, browsing, window
 from tests.report.made import scored, trained
 
@@ -25,7 +29,25 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = [f"{folder}/runs/a", f"{folder}/runs/b"]
     assert main(["report", *both, "--out", f"{folder}/two.html"]) == 0
     assert main(["report", f"{folder}/runs", "--out", f"{folder}/root.html"]) == 0
+    (folder / "sweep.html").write_bytes(swept())
     return folder
+
+
+def swept() -> bytes:
+    """Make the page of a sweep whose trials were told, not trained."""
+    space = Space.read("configs/sweep.yaml")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for number in range(20):
+        trial = study.ask()
+        rate, *_ = [of.suggest(trial) for of in space.parameters]
+        for epoch in (1, 2, 3):
+            trial.report(1 + (rate - 0.005) ** 2 + 1 / epoch, epoch)
+        if number % 7 == 6:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, 1 + (rate - 0.005) ** 2)
+    plan = Plan("runs/<b>sweep</b>", "", "", space, ["--name", "<i>"], 20, 0, True)
+    return page_of(plan, study)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +63,7 @@ def page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
         yield opened
 
 
-@pytest.mark.parametrize("name", ["run", "two", "root"])
+@pytest.mark.parametrize("name", ["run", "two", "root", "sweep"])
 def test_a_page_opens_from_the_disk(name: str, pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/{name}.html")
     assert page.locator("h1").is_visible()

@@ -1,0 +1,1 @@
+"""Many fits that look for good settings, and what they teach."""
