@@ -66,11 +66,11 @@ def load_weights(
         BadInput: the weights cannot be had, or are those of another model.
     """
     if weights == "none":
-        return "none (random)"
+        return _random("", head)
     if weights in {"auto", "imagenet"}:
         if not timm.get_pretrained_cfg(backbone).has_weights:
             if weights == "auto":
-                return "none (random): timm has no pretrained weights of this backbone"
+                return _random(": timm has no pretrained weights of this backbone", head)
             raise BadInput(f"--model.weights imagenet: timm has no weights of {backbone}")
         if hub_reachable():
             state = _from_hub(backbone, weights)
@@ -78,7 +78,7 @@ def load_weights(
             used = f"imagenet: {timm.get_pretrained_cfg(backbone).hf_hub_id or backbone}"
             return used + _know(network, state, class_names, weights, head)
         if weights == "auto" and random_allowed:
-            return "none (random): the Hugging Face Hub cannot be reached"
+            return _random(": the Hugging Face Hub cannot be reached", head)
         raise BadInput(
             f"--model.weights {weights}: the Hugging Face Hub cannot be reached; give a"
             " .safetensors file or a run, or pass --model.weights none to start from random weights"
@@ -114,6 +114,14 @@ def has_learnt(used: str) -> tuple[bool, bool]:
     """Whether the backbone and all of the head start from weights, by what `load_weights` said."""
     backbone = not used.startswith("none")
     return backbone, backbone and not used.endswith("new")
+
+
+def _random(why: str, head: str) -> str:
+    if head == "known":
+        raise BadInput(
+            f"--model.head known: random weights know no class{why}; pass --model.head auto"
+        )
+    return f"none (random){why}"
 
 
 def _from_hub(backbone: str, weights: str) -> dict[str, Tensor]:

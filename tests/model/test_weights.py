@@ -70,6 +70,12 @@ def test_none_leaves_the_network_as_it_is() -> None:
     assert differing(before, state(target)) == set()
 
 
+def test_random_weights_know_no_class_and_that_is_said() -> None:
+    assert load_weights(network(1), BACKBONE, "none", BREEDS, head="auto") == "none (random)"
+    with pytest.raises(BadInput, match="random weights know no class"):
+        load_weights(network(1), BACKBONE, "none", BREEDS, head="known")
+
+
 class TestFile:
     @pytest.fixture(params=["disk", "bucket"])
     def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
