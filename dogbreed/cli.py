@@ -19,12 +19,13 @@ VERBS = {
     "predict": ("dogbreed.predict", "predict", "name the breeds in pictures"),
     "report": ("dogbreed.report.command", "report", "show runs: a page, a comparison, a table"),
     "serve": ("dogbreed.serve.command", "serve", "answer over HTTP, with a page for people"),
+    "drift": ("dogbreed.monitor.drift", "drift", "tell if what a model is asked has changed"),
     "sweep": ("dogbreed.sweep.command", "sweep", "look for good settings of fit"),
     "submit": ("dogbreed.cloud.submit", "submit", "train on Vertex AI"),
 }
 # Plain functions: their signature is their flags; one of these may stand without its name.
 _PARSED_HERE: dict[str, str | None] = dict.fromkeys(("prepare", "export", "predict", "serve"))
-_PARSED_HERE |= {"report": "runs", "sweep": "fit", "submit": "fit"}
+_PARSED_HERE |= {"drift": None, "report": "runs", "sweep": "fit", "submit": "fit"}
 
 # Vertex AI sets it in a training job's containers.
 JOB_VARIABLE = "CLOUD_ML_JOB_ID"
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after `dogbreed`; none: those of this process.
 
     Returns:
-        Exit status: 0 done, 1 failed, 2 bad input, 143 ended by SIGTERM with a checkpoint saved.
+        Exit status: 0 done, 1 failed, 2 bad input, 3 and 4 drift's warning and
+        alert, 143 ended by SIGTERM with a checkpoint saved.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in {"-h", "--help", "help"}:

@@ -84,6 +84,16 @@ def write(
     storage.write_json(storage.join(url, MODEL_FILE), model)
 
 
+def locate(url: str) -> str:
+    """The package that is meant by its own folder, or by the one above it, such as a run's."""
+    inside = storage.join(url, FOLDER)
+    if not storage.exists(storage.join(url, MODEL_FILE)) and storage.exists(
+        storage.join(inside, MODEL_FILE)
+    ):
+        return inside
+    return url
+
+
 def read(url: str) -> Package:
     """Open a package, or the one that a production place points at.
 

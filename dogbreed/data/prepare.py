@@ -16,11 +16,12 @@ from dogbreed import storage
 from dogbreed.data import kaggle, manifest, sample, stanford
 from dogbreed.data.build import SHEET_FILE, Options, build
 from dogbreed.data.fetch import fetch, kaggle_credentials
+from dogbreed.data.labelled import from_labelled
 from dogbreed.data.sources import from_folder, from_sample, only
 from dogbreed.data.work import Shares
 from dogbreed.errors import BadInput
 
-Kind = Literal["folder", "kaggle", "stanford-dogs", "sample"]
+Kind = Literal["folder", "kaggle", "stanford-dogs", "labelled", "sample"]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -51,7 +52,8 @@ def prepare(
         source: `folder` reads class folders named after breeds, with train/, val/ and test/ above
             them kept as splits; `kaggle` the zip or folder of Dog Breed Identification, whose
             test/ becomes split unlabelled; `stanford-dogs` the official archives or what was in
-            them, with the official test list; `sample` draws synthetic breeds.
+            them, with the official test list; `labelled` what `dogbreed drift --label` chose, once
+            breeds are written into its labels.csv; `sample` draws synthetic breeds.
         out: where the data set goes: a folder or any fsspec URL such as gs://my-bucket/dogs.
         path: the source's folder, .zip or .tar, on a disk or any fsspec URL; none: kaggle and
             stanford-dogs are fetched from their official addresses.
@@ -98,7 +100,7 @@ def prepare(
             found = stanford.from_stanford(path, crop=crop == "box")
         else:
             _apart(path, out, pictures)
-            found = from_folder(path)
+            found = (from_labelled if source == "labelled" else from_folder)(path)
     if ids is not None:
         found = only(found, ids)
     data = build(found, out, name=name, kind=source, options=options)
@@ -152,6 +154,8 @@ def _fetched(source: str, address: str | None) -> str:
         return stanford.fetch_archives(folder, (address or stanford.ADDRESS).rstrip("/"))
     if source == "folder":
         raise BadInput("--source folder needs --path, the folder with one folder per breed")
+    if source == "labelled":
+        raise BadInput("--source labelled needs --path, the folder that drift --label wrote")
     zipped = folder / "dog-breed-identification.zip"
     auth = kaggle_credentials() if address is None else None  # they are for nobody else
     if auth is None and address is None and not zipped.exists():

@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from dogbreed import images, package, storage
 from dogbreed.errors import BadInput
+from dogbreed.monitor.rows import unit16
 from dogbreed.monitor.statistics import FEATURES, statistics
 from dogbreed.ranges import Range, read_pictures
 
@@ -162,10 +163,3 @@ def _look(places: Sequence[Range], size: int, crop: float) -> list[np.ndarray | 
         for start in range(0, len(places), _AT_ONCE):
             found += pool.map(look, read_pictures(places[start : start + _AT_ONCE]))
     return found
-
-
-def unit16(embedding: np.ndarray) -> np.ndarray:
-    """Embeddings, float, (n, D), divided by their lengths: float16."""
-    long = embedding.astype(np.float32)
-    lengths = np.linalg.norm(long, axis=-1, keepdims=True)
-    return np.asarray(long / np.maximum(lengths, 1e-12), np.float16)

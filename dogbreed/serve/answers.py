@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dogbreed.evaluate.explain import overlay
+from dogbreed.monitor.rows import model_of
 from dogbreed.package import Package
 from dogbreed.serve.links import Reply
 
@@ -26,7 +27,7 @@ class Entries:
     def __init__(self, source: Package) -> None:
         self.names = source.class_names
         self.rejection = source.rejection
-        self.model = f"{source.model['run']}@{source.model['weights_sha256'][:8]}"
+        self.model = model_of(source)
 
     def answered(
         self, filename: str, reply: Reply, topk: int | None, picture: np.ndarray

@@ -5,6 +5,7 @@ import os
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
 from dogbreed.exported import best_name, read_engine
+from dogbreed.monitor.log import LogOptions
 from dogbreed.runs import newest
 from dogbreed.serve.auth import Keys
 from dogbreed.serve.limits import Limits
@@ -28,6 +29,9 @@ def serve(
     pixels: int = 50_000_000,
     buckets: list[str] | None = None,
     api_keys_file: str | None = None,
+    log: str | None = None,
+    log_every: float = 30.0,
+    log_images: float = 0.0,
 ) -> None:
     """Answer over HTTP which breed a picture shows, and show a page for it.
 
@@ -60,7 +64,19 @@ def serve(
         buckets: buckets that {"gcs": "gs://…"} may name; none by default.
         api_keys_file: file with API keys, one in a line, of which requests must bring one in the
             header X-API-Key; several let you change them without a gap.
+        log: a folder or URL for the prediction log that `dogbreed drift` reads: a row for each
+            answered picture, with statistics of it and its embedding, and neither its pixels nor
+            its name nor who sent it. By default there is none.
+        log_every: seconds after which its rows are written; a server that is killed loses them.
+        log_images: share of the pictures, from 0 to 1, that the log keeps as well, without their
+            EXIF, to be labelled; none by default.
     """
+    if not (log_every > 0 and 0 <= log_images <= 1):
+        raise BadInput("--log_every must be above 0 and --log_images from 0 to 1")
+    if log_images and log is None:
+        raise BadInput("--log_images: without --log there is no place for them")
+    if log is not None:
+        storage.filesystem(log)  # or its protocol is told of at once
     if workers < 1 or batch_size < 1:
         raise BadInput("--workers and --batch_size: must be at least 1")
     if not 0 <= batch_wait <= timeout:
@@ -86,11 +102,14 @@ def serve(
         torch.set_num_threads(1)
     from dogbreed.serve.server import Options, Server  # LitServe takes a second
 
-    routes = [os.environ.get(name) or None for name in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE")]
-    for route in routes:
+    predict, health = (
+        os.environ.get(name) or None for name in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE")
+    )
+    for route in (predict, health):
         if route is not None and not route.startswith("/"):
             raise BadInput(f"$AIP_PREDICT_ROUTE or $AIP_HEALTH_ROUTE is {route!r}: begin it with /")
-    options = Options(engine, device, workers, batch_size, batch_wait, *routes)
+    logged = None if log is None else LogOptions(storage.normal(log), log_every, log_images)
+    options = Options(engine, device, workers, batch_size, batch_wait, predict, health, logged)
     Server(source, options, limits, keys).run(
         host or ("0.0.0.0" if said is not None else "127.0.0.1"), chosen
     )
@@ -106,10 +125,4 @@ def _package(run: str | None, run_root: str, model: str | None) -> str:
     if model is None:
         holding = storage.join(package.FOLDER, package.MODEL_FILE)
         return storage.join(newest(run_root, holding=holding).url, package.FOLDER)
-    url = storage.normal(model)
-    inside = storage.join(url, package.FOLDER)  # Vertex AI may name what lies above the package
-    if not storage.exists(storage.join(url, package.MODEL_FILE)) and storage.exists(
-        storage.join(inside, package.MODEL_FILE)
-    ):
-        return inside
-    return url
+    return package.locate(storage.normal(model))  # Vertex AI may name what lies above it

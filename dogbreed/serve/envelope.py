@@ -59,7 +59,7 @@ class Envelope:
         start = time.perf_counter()
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
-        about: dict[str, Any] = {}
+        about: dict[str, Any] = {"request_id": request_id.decode()}
         scope["about"] = about  # the endpoint notes here what the log says of the request
         status = 0
 
@@ -94,7 +94,6 @@ class Envelope:
                 log(
                     "ERROR" if status >= 500 and status != 503 else "INFO",
                     f"{scope['method']} {path[:200]} {status or 499}",
-                    request_id=request_id.decode(),
                     method=scope["method"],
                     path=path[:200],
                     status=status or 499,

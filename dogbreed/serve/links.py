@@ -44,6 +44,7 @@ class Reply:
         heat: float32, (h, w), or none.
         seconds: that the network took for the batch.
         batch: pictures in it.
+        embedding: float16, (D,), of length 1, or none: for the prediction log.
     """
 
     probabilities: np.ndarray
@@ -51,6 +52,7 @@ class Reply:
     heat: np.ndarray | None
     seconds: float
     batch: int
+    embedding: np.ndarray | None = None
 
 
 @dataclasses.dataclass(slots=True, eq=False)

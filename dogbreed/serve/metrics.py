@@ -72,6 +72,12 @@ class Metrics:
             "dogbreed_rejected_pictures", "Answered as none of the breeds", registry=to
         )
         self.restarts = Counter("dogbreed_worker_restarts", "Workers replaced", registry=to)
+        self._logged = Counter(
+            "dogbreed_log_rows",
+            "Of the prediction log: written, dropped",
+            ["outcome"],
+            registry=to,
+        )
         self._memory = Gauge(
             "dogbreed_memory_bytes", "Resident memory by process", ["process"], registry=to
         )
@@ -83,6 +89,10 @@ class Metrics:
             Gauge(name, about, registry=to).set_function(value)
         info = Gauge("dogbreed_model_info", "The model that answers", ["model"], registry=to)
         info.labels(model).set(1)
+
+    def log(self, outcome: str, rows: int) -> None:
+        """Count rows of the prediction log."""
+        self._logged.labels(outcome).inc(rows)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""

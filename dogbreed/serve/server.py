@@ -33,6 +33,8 @@ from fastapi.responses import JSONResponse
 
 from dogbreed import __version__
 from dogbreed.errors import BadInput
+from dogbreed.monitor.log import LogOptions, PredictionLog
+from dogbreed.monitor.rows import model_of
 from dogbreed.package import Package
 from dogbreed.serve import openapi, page
 from dogbreed.serve.auth import Keys
@@ -44,6 +46,7 @@ from dogbreed.serve.service import PredictSpec
 from dogbreed.serve.worker import BreedAPI, work
 
 GRACE = 6.5  # seconds for the requests that a SIGTERM finds; Cloud Run kills after 10 in all
+LOG_GRACE = 2.0  # seconds for the rows of the prediction log after that
 _KEEP_ALIVE = 75  # seconds: longer than a load balancer's, or it sends into a closed connection
 _PATIENCE = 30.0  # seconds between two starts of a worker that ends again and again, at most
 
@@ -60,6 +63,7 @@ class Options:
         batch_wait: seconds; see `Dispatcher`.
         predict_route: a further path of `/predict`, or none.
         health_route: a further path that answers like `/ready`, or none.
+        log: the prediction log, or none.
     """
 
     engine: str = "torch"
@@ -69,6 +73,7 @@ class Options:
     batch_wait: float = 0.0
     predict_route: str | None = None
     health_route: str | None = None
+    log: LogOptions | None = None
 
 
 class Server(litserve.LitServer):  # type: ignore[misc]
@@ -91,15 +96,16 @@ class Server(litserve.LitServer):  # type: ignore[misc]
         self._dispatcher = Dispatcher(options.batch_size, options.batch_wait, self._on_batch)
         paths = list(dict.fromkeys(["/predict", options.predict_route or "/predict"]))
         self._metrics = Metrics(
-            f"{source.model['run']}@{source.model['weights_sha256'][:8]}",
+            model_of(source),
             lambda: len(self._dispatcher),
             lambda: self._spec.inside,
             self._warm,
         )
-        self._spec = PredictSpec(source, self._dispatcher, limits, self._metrics, paths)
-        self._api = BreedAPI(
-            source.url, options.engine, options.device, self._spec, options.batch_size
-        )
+        name, engine, wanted = model_of(source), options.engine, options.log
+        self._log = PredictionLog(wanted, name, engine, self._metrics.log, log) if wanted else None
+        self._spec = PredictSpec(source, self._dispatcher, limits, self._metrics, paths, self._log)
+        size = options.batch_size
+        self._api = BreedAPI(source.url, engine, options.device, self._spec, size, bool(wanted))
         self._api.authorize = keys.check
         probes = {"/health", "/ready", options.health_route or "/ready"}
         routes = {*paths, *probes, "/", "/info", "/metrics", "/docs", "/openapi.json"}
@@ -185,6 +191,8 @@ class Server(litserve.LitServer):  # type: ignore[misc]
             self._uvicorn.run([listener])
         finally:
             self._end_workers()
+            if self._log is not None and (lost := self._log.close(LOG_GRACE)):
+                log("ERROR", f"{lost} rows of the prediction log could not be written any more")
             if self._problem is not None:
                 text, foreseen = self._problem
                 if foreseen:

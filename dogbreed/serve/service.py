@@ -16,6 +16,8 @@ from litserve.specs.base import LitSpec
 from starlette.requests import ClientDisconnect
 
 from dogbreed.images import BadImage
+from dogbreed.monitor.log import PredictionLog
+from dogbreed.monitor.rows import Prediction
 from dogbreed.package import Package
 from dogbreed.serve import uploads
 from dogbreed.serve.answers import Entries
@@ -36,6 +38,7 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
         limits: what is taken.
         metrics: counts.
         paths: where the endpoint lies.
+        log: takes what was answered, or none.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
         limits: Limits,
         metrics: Metrics,
         paths: list[str],
+        log: PredictionLog | None = None,
     ) -> None:
         super().__init__()
         self.api_path = paths[0]
@@ -52,7 +56,7 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
         self.limits = limits
         self.inside = 0
         self.ready = self.explains = False
-        self._dispatcher, self._metrics = dispatcher, metrics
+        self._dispatcher, self._metrics, self._log = dispatcher, metrics, log
         preprocessing = source.model["preprocessing"]
         self._size, self._crop = preprocessing["size"], preprocessing["crop"]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -101,7 +105,9 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
                 taken += self._enter(len(upload.files) - 1)
                 if upload.explain and not self.explains:
                     raise HTTPException(400, "explain: this model has no heat map to show")
-                entries = await self._unless_gone(request, self._answer(upload))
+                entries = await self._unless_gone(
+                    request, self._answer(upload, about["request_id"])
+                )
         except TimeoutError:
             if stage == "read":
                 raise HTTPException(408, f"no whole body in {self.limits.timeout:g} s") from None
@@ -119,8 +125,8 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
         finally:
             self.inside -= taken
         about["unreadable"] = sum(entry["status"] == "error" for entry in entries)
-        answer = {"predictions": entries} if upload.instances else entries
-        return Response(json.dumps(answer), media_type="application/json")
+        said = {"predictions": entries} if upload.instances else entries
+        return Response(json.dumps(said), media_type="application/json")
 
     def _refuse_large(self, size: int) -> None:
         if size > self.limits.body:
@@ -162,26 +168,29 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
             work.cancel()
             watch.cancel()
 
-    async def _answer(self, upload: uploads.Upload) -> list[dict[str, Any]]:
+    async def _answer(self, upload: uploads.Upload, request_id: str) -> list[dict[str, Any]]:
         if len(upload.files) == 1:
-            return [await self._one(upload.files[0], upload)]
+            return [await self._one(upload, 0, request_id)]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one_of_many(f, upload)) for f in upload.files]
+            tasks = [
+                group.create_task(self._one_of_many(upload, number, request_id))
+                for number in range(len(upload.files))
+            ]
         results = [task.result() for task in tasks]
         for result in results:
             if isinstance(result, Exception):
                 raise result
         return results
 
-    async def _one_of_many(self, file: uploads.File, upload: uploads.Upload) -> Any:
+    async def _one_of_many(self, upload: uploads.Upload, number: int, request_id: str) -> Any:
         try:
-            return await self._one(file, upload)
+            return await self._one(upload, number, request_id)
         except (WorkerDied, WorkerFailed) as problem:
             return problem
 
-    async def _one(self, file: uploads.File, upload: uploads.Upload) -> dict[str, Any]:
+    async def _one(self, upload: uploads.Upload, number: int, request_id: str) -> dict[str, Any]:
         """The entry of a picture."""
-        start = time.monotonic()
+        file, start = upload.files[number], time.monotonic()
         try:
             picture = await self._aside(
                 uploads.picture_of, file, self._size, self._crop, self.limits
@@ -189,21 +198,41 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
         except BadImage as problem:
             self._metrics.pictures.labels("unreadable").inc()
             return self.entries.failed(file.name, str(problem))
-        job = Job(picture, upload.explain, asyncio.get_running_loop().create_future())
+        job = Job(picture.pixels, upload.explain, asyncio.get_running_loop().create_future())
         self._dispatcher.put(job)
         reply = await job.reply
-        stage = self._metrics.stage
-        stage.labels("decode").observe(job.put_at - start)
-        stage.labels("queue").observe(job.sent_at - job.put_at)
-        stage.labels("forward").observe(reply.seconds)
+        seconds = {
+            "decode": job.put_at - start,
+            "queue": job.sent_at - job.put_at,
+            "forward": reply.seconds,
+        }
+        for stage, took in seconds.items():
+            self._metrics.stage.labels(stage).observe(took)
         self._metrics.pictures.labels("success").inc()
         make = self.entries.answered
         if reply.heat is None:
-            entry = make(file.name, reply, upload.topk, picture)
+            entry = make(file.name, reply, upload.topk, picture.pixels)
         else:
-            entry = await self._aside(make, file.name, reply, upload.topk, picture)
+            entry = await self._aside(make, file.name, reply, upload.topk, picture.pixels)
         self._metrics.breeds.labels(entry["breed"]).inc()
         self._metrics.confidence.observe(entry["probability"])
         if entry["is_dog"] is False:
             self._metrics.rejected.inc()
+        if self._log is not None and reply.embedding is not None:
+            data = file.data if self._log.wants_picture() else None
+            self._log.put(
+                Prediction(
+                    time.time(),
+                    request_id,
+                    number,
+                    entry,
+                    reply.reject_score,
+                    reply.embedding,
+                    picture.pixels,
+                    picture.size,
+                    len(file.data),
+                    data if isinstance(data, bytes) else None,
+                    seconds,
+                )
+            )
         return dict(entry)

@@ -3,11 +3,11 @@
 import base64
 import binascii
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from fastapi import HTTPException
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -245,8 +245,17 @@ def _from_bucket(url: str, limits: Limits, left: int) -> bytes | str:
     return piece if isinstance(piece, bytes) else str(piece)
 
 
-def picture_of(file: File, size: int, crop: float, limits: Limits) -> Any:
-    """The picture as the network takes it: uint8, (size, size, 3), RGB.
+class Picture(NamedTuple):
+    """A decoded file."""
+
+    pixels: np.ndarray
+    """uint8, (S, S, 3), RGB: as the network takes it."""
+    size: tuple[int, int]
+    """Width and height of the whole picture, upright."""
+
+
+def picture_of(file: File, size: int, crop: float, limits: Limits) -> Picture:
+    """The picture as the network takes it, `size` pixels on each side.
 
     Raises:
         BadImage: it cannot be read; the message says why.
@@ -255,5 +264,11 @@ def picture_of(file: File, size: int, crop: float, limits: Limits) -> Any:
         raise images.BadImage(file.data)
     if not file.data:
         raise images.BadImage("the file is empty")
-    box = functools.partial(images.centre_box, crop=crop)
-    return images.picture(file.data, size, box, limits.pixels)
+    whole_size = (0, 0)
+
+    def box(width: int, height: int) -> images.Box:
+        nonlocal whole_size
+        whole_size = width, height
+        return images.centre_box(width, height, crop)
+
+    return Picture(images.picture(file.data, size, box, limits.pixels), whole_size)

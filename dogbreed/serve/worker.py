@@ -16,6 +16,7 @@ from litserve.specs.base import LitSpec
 from dogbreed import package
 from dogbreed.engine import open_engine
 from dogbreed.errors import BadInput
+from dogbreed.monitor.rows import unit16
 from dogbreed.orphans import end_with_parent
 from dogbreed.retries import StorageError
 from dogbreed.serve.links import Port, Reply
@@ -45,15 +46,23 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
         device: torch's name of a device, or none.
         spec: the endpoint.
         batch_size: pictures in a batch at most.
+        embed: whether replies have their embedding.
     """
 
     port: Port
 
     def __init__(
-        self, url: str, engine: str, device: str | None, spec: LitSpec, batch_size: int
+        self,
+        url: str,
+        engine: str,
+        device: str | None,
+        spec: LitSpec,
+        batch_size: int,
+        embed: bool = False,
     ) -> None:
         super().__init__(max_batch_size=batch_size, spec=spec, loop=Loop())
         self._url, self._engine_name, self._device_name = url, engine, device
+        self._embed = embed
 
     def setup(self, device: str) -> None:
         """Open the engine and warm it up; the other end is told how that went."""
@@ -88,6 +97,7 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
         start = time.perf_counter()
         answers = self._engine.answer(pictures, heat=any(heats))
         seconds = time.perf_counter() - start
+        embedding = unit16(answers.embedding) if self._embed else None
         return [
             Reply(
                 answers.probabilities[k],
@@ -95,6 +105,7 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
                 answers.heat[k] if heats[k] and answers.heat is not None else None,
                 seconds,
                 len(pictures),
+                None if embedding is None else embedding[k],
             )
             for k in range(len(pictures))
         ]
