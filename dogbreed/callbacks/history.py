@@ -159,7 +159,7 @@ def _reference(
     """Keep what the validation pictures were like; what model.json says of it."""
     places = data.manifest.ranges(data.manifest.take(rows))
     try:
-        made = Reference.of(evaluation, places, data.image_size, data.crop)
+        made = Reference.of(evaluation, places, data.eval_size, data.crop)
     except storage.StorageError as error:
         print(f"no statistics of the validation pictures, which drift would want: {error}")
         return None
