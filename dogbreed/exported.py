@@ -28,6 +28,8 @@ from dogbreed.package import Package
 SCHEMA_VERSION = 1
 FOLDER = "engines"
 ENGINE_FILE = "engine.json"
+TABLE_FILE = "engines.json"  # of a run: all its engines side by side
+PICTURE_FILE = "engines.png"
 INPUT = "images"
 OUTPUTS = ("probabilities", "reject_score", "embedding")
 HEAT = "heat"

@@ -6,11 +6,8 @@ from typing import Literal
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
 from dogbreed.export.promote import roll_back, take_into_production
-from dogbreed.exported import RUNTIMES
+from dogbreed.exported import PICTURE_FILE, RUNTIMES, TABLE_FILE
 from dogbreed.runs import Run, newest
-
-TABLE_FILE = "engines.json"
-PICTURE_FILE = "engines.png"
 
 
 def export(

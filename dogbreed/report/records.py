@@ -15,6 +15,7 @@ from dogbreed import package, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.evaluation import FOLDER as EVALUATION
 from dogbreed.evaluate.figures import scores_of
+from dogbreed.exported import PICTURE_FILE, TABLE_FILE
 from dogbreed.retries import IN_FLIGHT
 from dogbreed.runs import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, RUN_FILE
 
@@ -35,7 +36,8 @@ class Record:
     sizes: dict[str, int]
     files: dict[str, bytes]
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def json(self, name: str) -> dict[str, Any]:
+        """What a file of it says; nothing where it is not there. Raises BadInput."""
         try:
             value = json.loads(self.files.get(name, b"{}"))
         except ValueError as error:
@@ -45,7 +47,7 @@ class Record:
     @functools.cached_property
     def about(self) -> dict[str, Any]:
         """What run.json says. Raises BadInput."""
-        return self._json(RUN_FILE)
+        return self.json(RUN_FILE)
 
     @property
     def name(self) -> str:
@@ -92,12 +94,12 @@ class Record:
     @functools.cached_property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json says. Raises BadInput."""
-        return self._json(METRICS_FILE)
+        return self.json(METRICS_FILE)
 
     @functools.cached_property
     def model(self) -> dict[str, Any]:
         """What the package's model.json says. Raises BadInput."""
-        return self._json(MODEL)
+        return self.json(MODEL)
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Record:
     @functools.cached_property
     def summaries(self) -> dict[str, dict[str, Any]]:
         """Split -> what evaluation/{split}.json says. Raises BadInput."""
-        found = {split: self._json(f"{EVALUATION}/{split}.json") for split in ("val", "test")}
+        found = {split: self.json(f"{EVALUATION}/{split}.json") for split in ("val", "test")}
         return {split: summary for split, summary in found.items() if summary}
 
     @functools.cached_property
@@ -128,7 +130,7 @@ class Record:
         found = {}
         for path in sorted(p for p in self.files if p.startswith(folder) and p.endswith(".json")):
             where, _, split = path.removeprefix(folder).removesuffix(".json").rpartition("/")
-            found[f"{where} {split}".strip()] = self._json(path)
+            found[f"{where} {split}".strip()] = self.json(path)
         return found
 
     @functools.cached_property
@@ -219,7 +221,7 @@ def _is_small(path: str, whole: bool) -> bool:
     if path in {RUN_FILE, CONFIG_FILE, METRICS_FILE, HISTORY_FILE}:
         return True
     evaluation = path.startswith(f"{EVALUATION}/") and path.endswith(".json")
-    return whole and (path == MODEL or evaluation)
+    return whole and (path in {MODEL, TABLE_FILE, PICTURE_FILE} or evaluation)
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from dogbreed import breeds, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.caveats import INTERVALS, caveats
 from dogbreed.evaluate.evaluation import FOLDER
-from dogbreed.report import confusion, curves
+from dogbreed.report import confusion, curves, engines
 from dogbreed.report.album import Album
 from dogbreed.report.charts import bars, reliability
 from dogbreed.report.gallery import Gallery
@@ -61,6 +61,7 @@ def page(record: Record, split: str | None = None) -> tuple[bytes, list[str]]:
         confusion=_confusion(scored, missing),
         rejection=_rejection(scored),
         gallery=Gallery.of(record, scored, album, missing) if scored else None,
+        engines=engines.of_run(record, missing),
         sheet=_sheet(album),
         config=record.files.get("config.yaml", b"").decode(errors="replace"),
         environment=flat({k: v for k, v in about.items() if k not in {"name", "weights"}}),

@@ -7,50 +7,18 @@ from typing import Literal
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save
 
 from dogbreed import package, storage
 from dogbreed.data.manifest import Manifest
 from dogbreed.engine import Engine, TorchEngine, open_engine
 from dogbreed.errors import BadInput
-from dogbreed.evaluate.rejection import Rejection
 from dogbreed.export.export import export
 from dogbreed.export.graph import Exported, onnx_files, openvino_files, to_onnx
 from dogbreed.export.pictures import Pictures
 from dogbreed.exported import FILES, ExportedEngine, runner
-from dogbreed.model.backbone import Network
 from dogbreed.predict import predict
 from tests.conftest import picture_file
-
-SIZE = 64
-
-
-def make_run(backbone: str, data: Manifest, folder: Path) -> str:
-    """A run with nothing but a package: random weights that tell pictures apart."""
-    torch.manual_seed(0)
-    network = Network(backbone, len(data.classes))
-    for _ in range(3):
-        network(torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8))
-    torch.nn.init.normal_(network.head.weight, std=8.0)  # type: ignore[arg-type]
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=(len(data.classes), network.head.in_features)).astype(np.float32)
-    rejection = Rejection("cosine", 0.5, means=means, counts=np.array([3, 0, 3, 3]))
-    model = {
-        "run": "tiny",
-        "backbone": backbone,
-        "classes": [{"name": name} for name in data.classes],
-        "preprocessing": {"size": SIZE, "crop": 1.0, "flip": True},
-        "temperature": 1.7,
-        "data": {"name": data.name, "version": data.version},
-        "pretraining": "none (random)",
-        "metrics": {"val": {"top1": 0.5}},
-    }
-    weights = save({k: v.contiguous() for k, v in network.body.state_dict().items()})
-    package.write(str(folder / "model"), model, weights, rejection=rejection)
-    about = {"created": "2026", "data": {"root": data.root, "version": data.version}}
-    storage.write_json(str(folder / "run.json"), about)
-    return str(folder)
+from tests.export.runs import SIZE, make_run
 
 
 @pytest.fixture(scope="module")

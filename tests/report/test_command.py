@@ -222,6 +222,30 @@ def test_scores_on_other_data_stand_apart_under_its_name(tmp_path: Path, tiny_da
     assert f"other data: full@0123456789ab test {summary['n']} 0.123 0.100 to 0.200" in text
 
 
+def test_engines_stand_beside_the_module(tmp_path: Path) -> None:
+    run = trained(str(tmp_path), "fast")
+    speed = {"images_per_s": {"1": 61.0, "8": 68.4}, "p50_ms": 16.4, "bytes": 11_300_000}
+    drop = {"value": 0.0043, "low": -0.0026, "high": 0.012}
+    rows = [
+        {"name": "torch", "top1": 0.8135, "top1_drop": None} | speed,
+        {"name": "<b>int8", "top1": 0.8092, "top1_drop": drop} | speed,
+    ]
+    about = {"threads": 1, "split": "val", "engines": rows}
+    storage.write_json(run.path("engines.json"), about)
+    storage.write(run.path("engines.png"), b"a picture")
+    assert main(["report", run.url, "--out", str(tmp_path / "out.html")]) == 0
+    page = (tmp_path / "out.html").read_text()
+    assert 'id="engines"' in page
+    assert "&lt;b&gt;int8" in page
+    assert "+0.0043 (-0.0026 to +0.0120)" in page
+    assert "data:image/png;base64,YSBwaWN0dXJl" in page
+    storage.write_json(run.path("engines.json"), {"engines": [{"name": 3}]})
+    assert main(["report", run.url, "--out", str(tmp_path / "out.html")]) == 0
+    assert (
+        "engines.json is not one that dogbreed export wrote" in (tmp_path / "out.html").read_text()
+    )
+
+
 def test_tables_need_no_torch(tmp_path: Path) -> None:
     trained(str(tmp_path), "a")
     code = (

@@ -59,9 +59,15 @@ class Served:
     """A server's process, its log and its address."""
 
     def __init__(
-        self, model: str, cwd: Path, *words: str, port: int | None = 0, **env: str
+        self,
+        model: str,
+        cwd: Path,
+        *words: str,
+        port: int | None = 0,
+        python: str = sys.executable,
+        **env: str,
     ) -> None:
-        command = [sys.executable, "-m", "dogbreed", "serve", "--model", model]
+        command = [python, "-m", "dogbreed", "serve", "--model", model]
         command += [] if port is None else ["--port", str(port)]
         root = Path(__file__).parents[2]
         # A fake of the keys that LitServe itself would lock every route with.
@@ -154,10 +160,15 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    model: str, cwd: Path, *words: str, port: int | None = 0, **env: str
+    model: str,
+    cwd: Path,
+    *words: str,
+    port: int | None = 0,
+    python: str = sys.executable,
+    **env: str,
 ) -> Iterator[Served]:
     """Run a server until it is not needed any more."""
-    served = Served(model, cwd, *words, port=port, **env)
+    served = Served(model, cwd, *words, port=port, python=python, **env)
     try:
         served.wait_ready()
         yield served
