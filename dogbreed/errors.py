@@ -15,6 +15,10 @@ class Pruned(Exception):
     """A trial of a sweep that is not worth going on with."""
 
 
+class OutOfReach(BadInput):
+    """What should answer over the network does not, or not now: later the same may succeed."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the name in `known` most like `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, OutOfReach
 from dogbreed.runs import Run
 from dogbreed.storage import is_local
 
@@ -131,7 +131,8 @@ def _one_line() -> Iterator[None]:
         if not type(error).__module__.startswith("wandb."):
             raise
         line = " ".join(str(error).split())[:200]
-        raise BadInput(
+        refused = "Authentication" in type(error).__name__
+        raise (BadInput if refused else OutOfReach)(
             f"--trainer.logger WandbLogger: {line}; WANDB_MODE=offline trains without it"
         ) from None
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dogbreed import storage
 from dogbreed.cloud.environment import adopt, run_directory
 from dogbreed.cloud.secrets import set_wandb_key
-from dogbreed.errors import BadInput
+from dogbreed.errors import BadInput, OutOfReach
 from dogbreed.runs import FAILED_FILE
 
 
@@ -48,6 +48,8 @@ def _permanent(error: Exception) -> bool:
     """
     from torch import OutOfMemoryError
 
+    if isinstance(error, OutOfReach):
+        return False
     if isinstance(error, storage.StorageError):
         return isinstance(error.__cause__, FileNotFoundError)
     return isinstance(error, OutOfMemoryError) or not isinstance(error, OSError | RuntimeError)

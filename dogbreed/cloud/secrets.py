@@ -6,8 +6,7 @@ from typing import Any
 from requests import RequestException
 
 from dogbreed.cloud.clients import transport
-from dogbreed.errors import BadInput
-from dogbreed.retries import StorageError
+from dogbreed.errors import BadInput, OutOfReach
 
 WANDB_SECRET = "DOGBREED_WANDB_SECRET"
 """The variable that holds the name of the secret with W&B's key: a name is no secret."""
@@ -21,7 +20,7 @@ def read(name: str) -> str:
 
     Raises:
         BadInput: there is no such secret, or no access to it.
-        StorageError: it is out of reach just now, or it arrived damaged.
+        OutOfReach: it is out of reach just now, or it arrived damaged.
     """
     try:
         import google_crc32c
@@ -40,9 +39,9 @@ def read(name: str) -> str:
     except ClientError as error:  # no such secret, or no access to it
         raise BadInput(f"{full}: {_line(error)}") from error
     except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise StorageError(f"{full}: {_line(error)}") from error
+        raise OutOfReach(f"{full}: {_line(error)}") from error
     if not payload.data_crc32c or google_crc32c.value(payload.data) != payload.data_crc32c:
-        raise StorageError(f"{full}: arrived damaged: its checksum is another")
+        raise OutOfReach(f"{full}: arrived damaged: its checksum is another")
     return payload.data.decode().strip()
 
 

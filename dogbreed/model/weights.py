@@ -12,7 +12,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from dogbreed import breeds, package, storage
-from dogbreed.errors import BadInput, nearest
+from dogbreed.errors import BadInput, OutOfReach, nearest
 from dogbreed.model.backbone import Network
 from dogbreed.runs import RUN_FILE
 
@@ -79,7 +79,7 @@ def load_weights(
             return used + _know(network, state, class_names, weights, head)
         if weights == "auto" and random_allowed:
             return _random(": the Hugging Face Hub cannot be reached", head)
-        raise BadInput(
+        raise OutOfReach(
             f"--model.weights {weights}: the Hugging Face Hub cannot be reached; give a"
             " .safetensors file or a run, or pass --model.weights none to start from random weights"
         )
@@ -129,7 +129,7 @@ def _from_hub(backbone: str, weights: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
     except Exception as error:  # the Hub's client, its HTTP client and timm each have their own
         line = " ".join(str(error).split())[:200]
-        raise BadInput(
+        raise OutOfReach(
             f"--model.weights {weights}: {backbone} cannot be had from the Hugging Face Hub: {line}"
         ) from error
     return state
