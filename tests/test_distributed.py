@@ -31,6 +31,7 @@ from dogbreed.model.schedule import learning_rate_scale
 from dogbreed.runs import Run
 from tests.conftest import RUN_FILES, TIMES
 from tests.doubles.gcs import FakeGCS
+from tests.test_features import fit_words as head_words
 
 pytestmark = pytest.mark.e2e
 
@@ -454,3 +455,18 @@ class TestBadInput:
         assert status in {2, -signal.SIGKILL}
         assert f"dogbreed fit: error: {data}: picture {bad['id']}: " in complaint
         assert "Traceback" not in complaint
+
+
+def test_two_processes_share_the_features_of_a_frozen_backbone(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    kept, root = str(tmp_path / "kept"), str(tmp_path)
+    words = head_words(tiny_dataset, root, "two", kept, "--trainer.devices", "2")
+    ((status, said, complaint),) = Processes(["dogbreed", *words, "--data.batch_size", "4"]).end()
+    assert status == 0, complaint
+    assert "features of train: 0 from the cache, 23 computed" in said
+    assert main(head_words(tiny_dataset, root, "one", kept, "--data.batch_size", "8")) == 0
+    one, two = (history(Run(f"{root}/{name}")) for name in ("one", "two"))
+    for mine, theirs in zip(one, two, strict=True):
+        for column in ("samples_seen", "train/loss", "val/log_loss", "val/top1"):
+            assert mine[column] == pytest.approx(theirs[column], rel=1e-4)

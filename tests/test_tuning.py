@@ -98,10 +98,14 @@ class TestUnfreezing:
                     assert torch.equal(value, killed[kind][key]), (kind, key)
         assert history(Run(f"{tmp_path}/whole")) == history(Run(f"{tmp_path}/killed"))
 
-    def test_random_weights_all_learn(self, tiny_dataset: str, tmp_path: Path) -> None:
+    def test_random_weights_all_learn_also_after_a_resume(
+        self, tiny_dataset: str, tmp_path: Path
+    ) -> None:
         words = fit_words(tiny_dataset, str(tmp_path), "run", "--model.unfreeze", "[0.0]")
-        assert main(words) == 0
-        assert "lr/backbone" in history(Run(f"{tmp_path}/run"))[0]
+        assert main([*words, "--trainer.max_epochs", "1"]) == 0
+        assert main([*words, "--resume", "last"]) == 0
+        rows = history(Run(f"{tmp_path}/run"))
+        assert ["lr/backbone" in row for row in rows] == [True, True]
 
     @pytest.mark.parametrize(
         ("words", "said"),
@@ -147,6 +151,17 @@ def test_the_average_of_the_weights_is_what_is_scored_saved_and_shipped(
     assert main(["validate", "--run", run.url]) == 0
     assert f"{run.metrics()['val']['top1']:.6f}" == shown["val/top1"]
     assert int(state["averaging_state"]["n_averaged"]) == -(-23 // 4)
+
+
+def test_a_run_that_ends_without_a_validation_keeps_both_average_and_weights(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--ema.decay", "0.9")
+    words += ["--model.lr", "0.05", "--data.batch_size", "4", "--trainer.max_epochs", "-1"]
+    assert main([*words, "--trainer.max_steps", "3"]) == 0
+    state = torch.load(Run(f"{tmp_path}/run").checkpoint("last"), weights_only=True)
+    name = "network.body.classifier.weight"
+    assert not torch.equal(state["state_dict"][name], state["current_model_state"][name])
 
 
 class TestEarlyStopping:
