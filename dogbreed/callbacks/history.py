@@ -15,6 +15,7 @@ from safetensors.torch import save
 from dogbreed import package, storage
 from dogbreed.callbacks.checkpoint import Checkpoints
 from dogbreed.callbacks.curves import curves
+from dogbreed.callbacks.logged import rates
 from dogbreed.callbacks.throughput import Spent, Throughput
 from dogbreed.data.datamodule import DogDataModule, data_of
 from dogbreed.evaluate.evaluation import FOLDER, Evaluation, sentence, values_of
@@ -76,9 +77,7 @@ class History(Callback):
         }
         row |= {f"train/{name}": f"{value:.6f}" for name, value in train.items()}
         row |= {f"val/{k}": v if k == "n" else f"{v:.6f}" for k, v in val.items()}
-        for group in trainer.optimizers[0].param_groups:
-            # Those of a part differ in their decay alone.
-            row[f"lr/{group['name'].removesuffix('_no_decay')}"] = f"{group['lr']:.3e}"
+        row |= {f"lr/{part}": f"{rate:.3e}" for part, rate in rates(trainer).items()}
         self.rows.append(row)
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         line = (

@@ -221,8 +221,10 @@ class DogModule(ScoringModule):
         self.samples_seen = batch["samples_seen"]
         n = int(valid.sum())
         self.train_loss.update(loss.detach(), n)
-        self.train_top1.update((logits.detach().argmax(1) == labels)[valid].float())
+        right = (logits.detach().argmax(1) == labels)[valid].float()
+        self.train_top1.update(right)
         self.log("train/loss_step", loss, prog_bar=True, batch_size=n)
+        self.log("train/top1_step", right.sum() / max(n, 1), batch_size=n)
         self.log("samples_seen", float(self.samples_seen), batch_size=n)
         self.count_skipped(batch)
         return loss * self._share(n)

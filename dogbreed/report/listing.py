@@ -142,11 +142,16 @@ def _check(option: str, column: str, known: Sequence[str]) -> None:
         )
 
 
-def cells(about: Line) -> dict[str, str]:
+def columns(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Those of the table: `COLUMNS`, and tags where a run has any."""
+    return COLUMNS + (("tags",) if any(about.get("tags") for about in lines) else ())
+
+
+def cells(about: Line, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
     """A line's values as text, by column."""
     return {
-        column: "" if about[column] is None else _FORMATS.get(column, str)(about[column])
-        for column in COLUMNS
+        column: "" if about.get(column) is None else _FORMATS.get(column, str)(about[column])
+        for column in columns
     }
 
 
@@ -166,17 +171,21 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "size": size_text,
 }
 _NUMBERS = {"epochs", "top1", "log_loss", "size"}
-_WIDEST = {"name": 40, "data": 34, "weights": 34}
+_WIDEST = {"tags": 40, "name": 40, "data": 34, "weights": 34}
 
 
 def as_text(lines: Sequence[Line]) -> str:
     """The table for a terminal: columns aligned, long texts cut in the middle."""
-    heads = {column: TITLES.get(column, column) for column in COLUMNS}
+    shown = columns(lines)
+    heads = {column: TITLES.get(column, column) for column in shown}
     rows = [heads] + [
-        {column: _cut(text, _WIDEST.get(column, 99)) for column, text in cells(about).items()}
+        {
+            column: _cut(text, _WIDEST.get(column, 99))
+            for column, text in cells(about, shown).items()
+        }
         for about in lines
     ]
-    widths = {column: max(len(row[column]) for row in rows) for column in COLUMNS}
+    widths = {column: max(len(row[column]) for row in rows) for column in shown}
     return "\n".join(
         "  ".join(
             row[column].rjust(width) if column in _NUMBERS else row[column].ljust(width)

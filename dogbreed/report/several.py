@@ -13,7 +13,7 @@ from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.evaluate.figures import TITLES, lower_is_better
 from dogbreed.report import curves
 from dogbreed.report.charts import legend
-from dogbreed.report.listing import COLUMNS, Line, cells
+from dogbreed.report.listing import Line, cells, columns
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions
 from dogbreed.report.records import Record, read_many
@@ -34,14 +34,15 @@ def root_page(place: str, lines: Sequence[tuple[Record, Line]]) -> bytes:
         lines: runs and what the table says of them, in their order.
     """
     drawn = [record for record, _ in lines if record.rows][:DRAWN]
+    shown = columns([about for _, about in lines])
     colours = {record.url: k for k, record in enumerate(drawn)}
     return render(
         "root.html",
         place=place,
-        columns=[(column, TITLES.get(column, column)) for column in COLUMNS],
+        columns=[(column, TITLES.get(column, column)) for column in shown],
         lines=[
             {
-                "cells": cells(about),
+                "cells": cells(about, shown),
                 "about": about,
                 "url": record.url,
                 "colour": colours[record.url] % 10 if record.url in colours else None,

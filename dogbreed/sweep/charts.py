@@ -22,7 +22,7 @@ def history(scores: Sequence[float], names: Sequence[str], metric: str, *, least
         metric: what they are.
         least: whether the least is best.
     """
-    low, high = min(scores), max(scores)
+    low, high = _range(scores, least=least)
     room = (high - low) * 0.06 or 0.01
     axes = Axes((0.5, len(scores) + 0.5), (low - room, high + room))
     best = min if least else max
@@ -30,7 +30,8 @@ def history(scores: Sequence[float], names: Sequence[str], metric: str, *, least
     steps = [(k + d, so_far[k]) for k in range(len(scores)) for d in (1, 2)][:-1]  # a staircase
     path = " ".join(f"{axes.across(x):.1f},{axes.up(y):.1f}" for x, y in steps)
     dots = [
-        f'<circle class="dot c0" cx="{axes.across(k + 1):.1f}" cy="{axes.up(y):.1f}" r="3.2"'
+        f'<circle class="dot c0" cx="{axes.across(k + 1):.1f}"'
+        f' cy="{axes.up(min(max(y, low - room), high + room)):.1f}" r="3.2"'
         f' data-tip="{escape(name)}: {number(y)}"/>'
         for k, (y, name) in enumerate(zip(scores, names, strict=True))
     ]
@@ -77,10 +78,10 @@ def parallel(
     names = [of.name for of in parameters] + [metric]
     xs = [_SIDE + k * (_WIDTH - 2 * _SIDE) / max(len(names) - 1, 1) for k in range(len(names))]
     columns = [_places(of, [t[of.name] for t in trials]) for of in parameters]
-    low, high = min(scores), max(scores)
+    low, high = _range(scores, least=least)
     span = (high - low) or 1.0
     # The best is at the top, whichever way the score goes.
-    ups = [(high - s) / span if least else (s - low) / span for s in scores]
+    ups = [max(0.0, (high - s) / span if least else (s - low) / span) for s in scores]
     ends = (high, low) if least else (low, high)
     columns.append((ups, [(0.0, number(ends[0])), (1.0, number(ends[1]))]))
     order = sorted(range(len(scores)), key=lambda k: ups[k])
@@ -113,6 +114,13 @@ def parallel(
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_TALL}" role="img"'
         f' aria-label="Parallel coordinates">{"".join(parts)}</svg>'
     ) + legend([("the best fifth", 1, False), ("the others", 0, False)])
+
+
+def _range(scores: Sequence[float], *, least: bool) -> tuple[float, float]:
+    """From the best to the worst but for a tenth, which is drawn at the edge: it would hide all."""
+    ordered = sorted(scores, reverse=not least)
+    worst = ordered[math.ceil(0.9 * len(ordered)) - 1]
+    return min(ordered[0], worst), max(ordered[0], worst)
 
 
 def _height(share: float) -> float:

@@ -120,7 +120,7 @@ def test_each_step_has_the_rate_of_each_group_and_how_fast_it_went(
 ) -> None:
     steps = len(values(tracked.first, "train/loss_step"))
     assert steps > 2
-    for name in ("lr/head", "lr/backbone", "images/s", "waiting"):
+    for name in ("lr/head", "lr/backbone", "images/s", "waiting", "train/top1_step"):
         assert len(values(tracked.first, name)) == steps
 
 

@@ -105,6 +105,18 @@ def test_the_table_is_aligned_and_long_names_are_cut() -> None:
     assert head.index("top-1") + len("top-1") == second.index("0.700") + len("0.700")
 
 
+def test_tags_are_a_column_where_there_are_any_and_find_their_runs() -> None:
+    tagged = [
+        (record, line | {"tags": "crops base"} if k == 1 else line)
+        for k, (record, line) in enumerate(PAIRS)
+    ]
+    lines = [dict.fromkeys(listing.COLUMNS) | line for _, line in tagged]
+    head, _, second, _ = listing.as_text(lines).splitlines()
+    assert head.endswith("tags")
+    assert second.endswith("crops base")
+    assert names(listing.kept(tagged, "tags~base")) == ["exp-B"]
+
+
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (123_456_789, "123 MB")]
 )
