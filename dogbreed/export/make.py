@@ -166,7 +166,7 @@ def _quantised(judge: Judge, form: str, how: Int8) -> Made:
     while True:
         model = to_int8(exported.model, calibration, keep=kept, per_channel=how.per_channel)
         quantised = dataclasses.replace(exported, model=model)
-        files = _files(quantised, form, half=True)
+        files = _files(quantised, form, half=False)
         compared = judge.compare(_engine(form, "int8", files), f"{form}-int8")
         problem = loses_too_much(compared, how.max_drop)
         if problem is None:

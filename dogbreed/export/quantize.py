@@ -4,6 +4,7 @@ Weights have a scale for each channel: MobileNetV3's depthwise kernels differ so
 to channel that one scale for all leaves nothing of them.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -53,7 +54,26 @@ def to_int8(
             weights_quantization_params=QuantizationParameters(per_channel=per_channel)
         ),
     )
+    _halve(quantised, beside)
     return quantised
+
+
+def _halve(model: onnx.ModelProto, names: set[str]) -> None:
+    """Keep in 16 bits what nodes of these names alone have in 32: the means of the breeds.
+
+    They would be a sixth of a small network; a cosine changes by 1e-5.
+    """
+    constants = {each.name: each for each in model.graph.initializer}
+    users = Counter(name for node in model.graph.node for name in node.input)
+    for node in [node for node in model.graph.node if node.name in names]:
+        for k, name in enumerate(node.input):
+            if users[name] > 1 or name not in constants or len(constants[name].dims) != 2:
+                continue
+            half = onnx.numpy_helper.to_array(constants[name]).astype(np.float16)
+            constants[name].CopyFrom(onnx.numpy_helper.from_array(half, name))
+            whole = onnx.helper.make_node("Cast", [name], [f"{name}_whole"], to=1)  # float32
+            model.graph.node.insert(0, whole)
+            node.input[k] = f"{name}_whole"
 
 
 def layers(model: onnx.ModelProto) -> list[str]:

@@ -48,16 +48,20 @@ def make_run(backbone: str, data: Manifest, folder: Path) -> str:
     return write_run(network, data, folder)
 
 
-def make_uneven_run(backbone: str, data: Manifest, folder: Path) -> str:
-    """A run whose channels differ as much as a trained MobileNet's; its head is a ridge regression.
+def make_fitted_run(backbone: str, data: Manifest, folder: Path, *, spread: float) -> str:
+    """A run of random weights whose head was fitted to the training pictures.
 
-    As in trained networks, a few channels of each depthwise layer are large, and many small.
+    Args:
+        backbone: with depthwise layers.
+        data: pictures of a breed must be much alike, for nothing else was learnt.
+        folder: of the run.
+        spread: how much the channels of depthwise layers differ, as those of trained networks do:
+            the standard deviation of the logarithms of their scales.
     """
     torch.manual_seed(0)
     network = Network(backbone, len(data.classes))
     for name, module in network.body.named_modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            spread = 1.5 if name.endswith("bn1") else 0.3
+        if isinstance(module, torch.nn.BatchNorm2d) and name.endswith("bn1"):
             module.weight.data.normal_(std=spread).exp_()
     source = package.read(write_run(network, data, folder) + "/model")
     pictures = Pictures.of(source, data, "train")
@@ -70,7 +74,8 @@ def make_uneven_run(backbone: str, data: Manifest, folder: Path) -> str:
         x = torch.cat([network.answers(batch).embedding for batch in batches]).double()
         centre, scale = x.mean(0), x.std()
         x = (x - centre) / scale
-        y = torch.nn.functional.one_hot(torch.from_numpy(pictures.labels)).double() - 0.1
+        y = torch.nn.functional.one_hot(torch.from_numpy(pictures.labels)).double()
+        y -= y.mean(0)
         w = torch.linalg.solve(x.T @ x + 5 * torch.eye(x.shape[1]).double(), x.T @ y).T * 10 / scale
         network.head.weight.copy_(w)
         network.head.bias.copy_(-(w @ centre))
