@@ -146,7 +146,7 @@ def open_engine(
     Raises:
         BadInput: no such engine, no such device, or what it needs is not installed.
     """
-    from dogbreed.exported import best_name, engine_names, open_exported
+    from dogbreed.exported import best_name, open_exported
 
     if name == "best":
         name = best_name(package)
@@ -154,7 +154,14 @@ def open_engine(
         if device not in {None, "cpu"}:
             raise BadInput(f"--device {device}: exported engines run on the processor")
         return open_exported(package, name, threads)
+    see_torch(package)
+    return TorchEngine(package, device)
+
+
+def see_torch(package: Package) -> None:
+    """See that torch is installed. Raises BadInput, which names the engines that need it not."""
+    from dogbreed.exported import engine_names
+
     if find_spec("torch") is None:
         there = ", ".join(engine_names(package)) or "none; make one with dogbreed export"
         raise BadInput(f"--engine torch: torch is not installed; exported engines: {there}")
-    return TorchEngine(package, device)

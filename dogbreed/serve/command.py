@@ -3,6 +3,7 @@
 import os
 
 from dogbreed import package, storage
+from dogbreed.engine import see_torch
 from dogbreed.errors import BadInput
 from dogbreed.exported import best_name, read_engine
 from dogbreed.monitor.log import LogOptions
@@ -95,6 +96,7 @@ def serve(
     if engine != "torch":
         read_engine(source, engine)  # what is not there is told of at once
     else:
+        see_torch(source)
         source.weights()  # a damaged package is told of at once
         # Then pictures are resized by the same kernel as in `dogbreed predict`.
         import torch

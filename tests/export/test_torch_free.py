@@ -78,15 +78,12 @@ def test_a_request_is_answered_where_no_torch_is(python: str, model: str, tmp_pa
 
 
 @pytest.mark.e2e
-def test_torch_as_an_engine_is_said_to_be_missing(python: str, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["predict", "--images", "a.jpg"], ["serve", "--port", "0"]])
+def test_torch_as_an_engine_is_said_to_be_missing(
+    words: list[str], python: str, model: str, tmp_path: Path
+) -> None:
     (tmp_path / "a.jpg").write_bytes(picture_file(64, 64))
-    words = ["predict", "--model", model, "--images", "a.jpg"]
-    found = subprocess.run(
-        [python, "-m", "dogbreed", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [python, "-m", "dogbreed", *words, "--model", model]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert "torch is not installed; exported engines: openvino-fp32" in found.stderr
