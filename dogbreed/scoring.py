@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 from dogbreed import package, storage
+from dogbreed.engine import open_engine
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.card import renew
 from dogbreed.evaluate.evaluation import FOLDER, details, sentence, values_of
+from dogbreed.evaluate.robustness import FILE as CORRUPTIONS_FILE
+from dogbreed.evaluate.robustness import robustness, table
 from dogbreed.memory import keep_freed_memory
 from dogbreed.model.metrics import Answered
 from dogbreed.resuming import load_checkpoint, option, saved_config
@@ -54,6 +57,8 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
         if not cli.trainer.is_global_zero:
             return 0
         report = _recorded(cli, run, split, trained)
+        if cli.config.corruptions:
+            _made_worse(cli, run, split)
     if as_json:
         print(json.dumps(report))
     return 0
@@ -111,6 +116,23 @@ def _recorded(cli: DogCLI, run: Run, split: str, trained: dict[str, Any]) -> dic
     return report
 
 
+def _made_worse(cli: DogCLI, run: Run, split: str) -> None:
+    """Measure the run's package on pictures made worse; written beside its evaluation.
+
+    Raises:
+        BadInput: there is no package yet, or these are other pictures than the run's.
+    """
+    data, answered = cli.datamodule, cli.model.answered[split]
+    if data.manifest.version != run.read()["data"]["version"] or cli.config.checkpoint != "best":
+        raise BadInput("--corruptions: of the run's own data and its best checkpoint alone")
+    source = package.read(run.path(package.FOLDER))
+    places = data.manifest.ranges(data.manifest.take(answered.rows))
+    engine = open_engine(source, "torch", str(cli.trainer.strategy.root_device))
+    found = {"split": split} | robustness(source, engine, places, answered.labels)
+    storage.write_json(run.path(FOLDER, CORRUPTIONS_FILE), found)
+    print(table(found))
+
+
 def _way(checkpoint: str, size: int, crop: float, flip: bool) -> str:
     """How pictures were looked at, and by what, in words."""
     return f"{checkpoint}, {size} px, crop {crop:g}" + (", flip" if flip else "")
@@ -125,5 +147,5 @@ def _calibration(run: Run) -> dict[str, Any]:
 
 
 def _bare_json(argv: list[str]) -> list[str]:
-    """`--json` is a switch; jsonargparse's booleans want a value."""
-    return ["--json=true" if word == "--json" else word for word in argv]
+    """`--json` and `--corruptions` are switches; jsonargparse's booleans want a value."""
+    return [f"{word}=true" if word in {"--json", "--corruptions"} else word for word in argv]

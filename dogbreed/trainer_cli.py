@@ -112,6 +112,12 @@ class DogCLI(LightningCLI):
                 "--json", type=bool, default=False, help="print only the scores, as JSON"
             )
             parser.add_argument("--checkpoint", default="best", help="best, last, or a path")
+            parser.add_argument(
+                "--corruptions",
+                type=bool,
+                default=False,
+                help="also top-1 on up to 1,000 of the pictures made worse: blurred, darker, …",
+            )
         parser.add_class_arguments(CheckpointOptions, "checkpoints")
         parser.add_class_arguments(AveragingOptions, "ema")
         parser.add_class_arguments(StoppingOptions, "early_stopping")

@@ -21,7 +21,7 @@ ALPHA = 0.01  # that anything at all is said of a log that does not differ
 LEAST = 30  # predictions: of fewer nothing is said
 SEVERITIES = ("ok", "warning", "alert")
 _PERMUTATIONS = 500
-_RESAMPLES = 9999
+_RESAMPLES = 500
 _SPARSE = 5.0  # expected count of a cell below which chi-squared is no longer trusted
 
 # Effect from which a difference is a warning, and from which it is an alert.
@@ -134,9 +134,22 @@ def _breeds(tally: Tally, reference: Reference, rng: np.random.Generator) -> Fin
     if expected.min() < _SPARSE and p > 1e-6 and m + n < 100_000:
         tables = stats.random_table(table.sum(1), table.sum(0), seed=rng)
         drawn = _chi_squared(np.asarray(tables.rvs(_RESAMPLES, method="patefield")))
-        p = float((1 + (drawn >= statistic - 1e-9).sum()) / (1 + _RESAMPLES))
+        p = _resampled(float(statistic), drawn)
     effect = math.sqrt(max(statistic - df, 0.0) * (m + n) / (m * n))
     return Finding("breeds", "breeds", effect, "Cohen's w", p, before, now)
+
+
+def _resampled(statistic: float, drawn: np.ndarray) -> float:
+    """Probability of a statistic as large or larger, by what it was where only chance was at work.
+
+    Where few or none were as large, the tail is that of a Pearson type III with their moments
+    (Winkler et al. 2016).
+    """
+    p = float((1 + (drawn >= statistic - 1e-9).sum()) / (1 + len(drawn)))
+    if p < 0.05 and drawn.std() > 0:
+        tail = stats.pearson3(stats.skew(drawn), drawn.mean(), drawn.std()).sf(statistic)
+        p = min(p, max(float(tail), 1e-12))
+    return p
 
 
 def _chi_squared(table: np.ndarray) -> Any:
@@ -206,8 +219,7 @@ def estimate(tally: Tally, reference: Reference) -> dict[str, float]:
 def _embedding(known: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> Finding:
     """Maximum mean discrepancy (Gretton et al. 2012), against permutations.
 
-    The kernel is Gaussian, as wide as the median distance of the reference's embeddings; the tail
-    beyond the permutations is that of a Pearson type III with their moments (Winkler et al. 2016).
+    The kernel is Gaussian, as wide as the median distance of the reference's embeddings.
     """
     x, y = known.astype(np.float32), seen.astype(np.float32)
     both = np.concatenate([x, y])
@@ -217,10 +229,7 @@ def _embedding(known: np.ndarray, seen: np.ndarray, rng: np.random.Generator) ->
     width = float(np.median(apart[:m, :m][np.triu_indices(m, 1)])) or 1.0
     kernel = np.exp(-apart / width)
     statistic, drawn = permuted(kernel, m, rng, _PERMUTATIONS)
-    p = float((1 + (drawn >= statistic).sum()) / (1 + len(drawn)))
-    if p < 0.05 and drawn.std() > 0:
-        tail = stats.pearson3(stats.skew(drawn), drawn.mean(), drawn.std()).sf(statistic)
-        p = min(p, max(float(tail), 1e-12))
+    p = _resampled(statistic, drawn)
     np.fill_diagonal(kernel, 0)
     within = kernel[:m, :m].sum() / (m * (m - 1)) + kernel[m:, m:].sum() / (n * (n - 1))
     effect = math.sqrt(max(statistic, 0.0) / max(float(within), 1e-12))

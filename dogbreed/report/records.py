@@ -15,6 +15,7 @@ from dogbreed import package, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.evaluation import FOLDER as EVALUATION
 from dogbreed.evaluate.figures import scores_of
+from dogbreed.evaluate.robustness import FILE as CORRUPTIONS
 from dogbreed.exported import PICTURE_FILE, TABLE_FILE
 from dogbreed.retries import IN_FLIGHT
 from dogbreed.runs import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, RUN_FILE
@@ -122,6 +123,11 @@ class Record:
         """Split -> what evaluation/{split}.json says. Raises BadInput."""
         found = {split: self.json(f"{EVALUATION}/{split}.json") for split in ("val", "test")}
         return {split: summary for split, summary in found.items() if summary}
+
+    @functools.cached_property
+    def corruptions(self) -> dict[str, Any]:
+        """What `test --corruptions` wrote; empty if it did not. Raises BadInput."""
+        return self._json(f"{EVALUATION}/{CORRUPTIONS}")
 
     @functools.cached_property
     def others(self) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from dogbreed.evaluate.caveats import INTERVALS, caveats
 from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.report import confusion, curves, engines
 from dogbreed.report.album import Album
-from dogbreed.report.charts import bars, reliability
+from dogbreed.report.charts import Series, bars, lines, reliability
 from dogbreed.report.gallery import Gallery
 from dogbreed.report.page import render
 from dogbreed.report.predictions import Predictions, Scored
@@ -60,6 +60,7 @@ def page(record: Record, split: str | None = None) -> tuple[bytes, list[str]]:
         calibration=_calibration(scored),
         confusion=_confusion(scored, missing),
         rejection=_rejection(scored),
+        robustness=_robustness(record),
         gallery=Gallery.of(record, scored, album, missing) if scored else None,
         engines=engines.of_run(record, missing),
         sheet=_sheet(album),
@@ -150,6 +151,19 @@ def _rejection(scored: Scored | None) -> dict[str, Any] | None:
         "n": len(answers.ids),
         "histogram": _histogram(answers, scores, span, "rejection score", threshold),
     }
+
+
+def _robustness(record: Record) -> dict[str, Any] | None:
+    """Top-1 against severity, of pictures made worse; None if that was not measured."""
+    found = record.corruptions
+    if not found:
+        return None
+    series = [
+        Series(name.replace("_", " "), list(enumerate([found["clean"], *of["top1"]])), colour)
+        for colour, (name, of) in enumerate(found["corruptions"].items())
+    ]
+    chart = lines(series, "severity", "top-1", from_zero=True)
+    return {"found": found, "chart": chart}
 
 
 def _histogram(

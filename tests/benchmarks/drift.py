@@ -29,7 +29,6 @@ from dogbreed.monitor.rows import unit16
 from dogbreed.monitor.statistics import FEATURES, statistics
 from dogbreed.ranges import Range, read_pictures, whole
 
-SIZES = (200, 1000, 5000)
 DOSES = {
     "darkness": (0.95, 0.9, 0.8, 0.6),
     "blur": (0.5, 1, 2),
@@ -67,12 +66,13 @@ def main() -> None:
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--draws", type=int, default=200, help="as they are, and of the goals")
     parser.add_argument("--dose_draws", type=int, default=50, help="of all other doses")
+    parser.add_argument("--sizes", nargs="*", type=int, default=[200, 1000, 5000])
     parser.add_argument(
         "--only", nargs="*", help="these, such as plain blur=2 breeds; default: all"
     )
     options = parser.parse_args()
     bench = Bench(options)
-    bench.run(options.draws, options.dose_draws, options.only)
+    bench.run(options.draws, options.dose_draws, options.sizes, options.only)
 
 
 class Bench:
@@ -93,7 +93,7 @@ class Bench:
         self.labels = {split: np.array(order)[of] for split, of in self.labels.items()}
         self.reference = self._reference()
 
-    def run(self, draws: int, dose_draws: int, only: list[str] | None) -> None:
+    def run(self, draws: int, dose_draws: int, sizes: list[int], only: list[str] | None) -> None:
         """Print a line for each dose and size, then the table."""
         plain = self.answered("test")
         print(
@@ -101,23 +101,23 @@ class Bench:
         )
         table: dict[str, dict[str, dict[int, float]]] = {}
         if only is None or "plain" in only:
-            self._measure("as they are", "", plain, draws, table, SIZES)
+            self._measure("as they are", "", plain, draws, table, sizes)
         for name, doses in DOSES.items():
             for dose in doses:
                 if not (only is None or name in only or f"{name}={dose:g}" in only):
                     continue
                 of = plain if name in MIXED else self.answered("test", name, dose)
-                for size in SIZES:
+                for size in sizes:
                     times = draws if (name, dose) in GOALS and size == 1000 else dose_draws
-                    self._measure(name, f"{dose:g}", of, times, table, (size,))
+                    self._measure(name, f"{dose:g}", of, times, table, [size])
         print(
             "\n| change | dose | "
-            + " | ".join(f"{n:,}" for n in SIZES)
+            + " | ".join(f"{n:,}" for n in sizes)
             + " |\n|---|---|---|---|---|"
         )
         for name, doses_of in table.items():
             for dose_text, found in doses_of.items():
-                shares = " | ".join(f"{100 * found[n]:.1f} %" for n in SIZES)
+                shares = " | ".join(f"{100 * found[n]:.1f} %" for n in sizes)
                 print(f"| {name} | {dose_text} | {shares} |")
 
     def _measure(
@@ -127,7 +127,7 @@ class Bench:
         of: Answered,
         draws: int,
         table: dict[str, dict[str, dict[int, float]]],
-        sizes: tuple[int, ...],
+        sizes: list[int],
     ) -> None:
         for size in sizes:
             rng = np.random.default_rng(size)
