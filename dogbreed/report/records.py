@@ -127,7 +127,7 @@ class Record:
     @functools.cached_property
     def corruptions(self) -> dict[str, Any]:
         """What `test --corruptions` wrote; empty if it did not. Raises BadInput."""
-        return self._json(f"{EVALUATION}/{CORRUPTIONS}")
+        return self.json(f"{EVALUATION}/{CORRUPTIONS}")
 
     @functools.cached_property
     def others(self) -> dict[str, dict[str, Any]]:
