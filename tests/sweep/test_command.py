@@ -43,9 +43,13 @@ def words(data: str, root: object, *more: str) -> list[str]:
     return ["--", *own[:at], *own[at + 2 :]]
 
 
-def trials_of(root: Path, space: str) -> list[optuna.trial.FrozenTrial]:
+def study_of(root: Path, space: str) -> optuna.Study:
     place = f"{root}/sweep/study.journal"
-    return open_study(place, "sweep", Space.read(space), seed=0, prune=True).get_trials()
+    return open_study(place, "sweep", Space.read(space), seed=0, prune=True)
+
+
+def trials_of(root: Path, space: str) -> list[optuna.trial.FrozenTrial]:
+    return study_of(root, space).get_trials()
 
 
 def test_a_sweep_ends_with_a_table_a_config_and_a_page_and_goes_on_when_run_again(
@@ -143,10 +147,10 @@ def test_an_option_that_is_none_is_said_once(
     assert "'model.lrr', did you mean 'model.lr'?" in capsys.readouterr().err
 
 
-def under_way(root: Path, space: str) -> list[optuna.trial.FrozenTrial]:
+def under_way(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """Trials that have been validated, and not ended."""
-    states = [t for t in trials_of(root, space) if t.state == TrialState.RUNNING]
-    return [t for t in states if t.intermediate_values]
+    running = study.get_trials(states=(TrialState.RUNNING,))
+    return [t for t in running if t.intermediate_values]
 
 
 @pytest.mark.e2e
@@ -165,7 +169,8 @@ def test_processes_share_the_trials_and_the_features_and_a_killed_sweep_goes_on(
     ) as sweep:
         assert sweep.stdout is not None
         assert sweep.stdout.readline().startswith("1/6  ")
-        while not (running := under_way(tmp_path, space)):
+        study = study_of(tmp_path, space)
+        while not (running := under_way(study)):
             assert sweep.poll() is None
         os.killpg(sweep.pid, signal.SIGKILL)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
