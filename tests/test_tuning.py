@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from lightning.pytorch import Callback
 from safetensors.torch import load_file, save_file
@@ -276,6 +277,11 @@ def test_breeds_that_the_weights_know_start_from_their_rows(
     )
     assert new.abs().sum() == 0
     assert int((start != 0).any(1).sum()) == 3
+    names = package.read(str(tmp_path / "auto/model")).class_names
+    rows = timm.data.ImageNetInfo().label_names()
+    for name in known:
+        of = rows.index(breeds.SYNSETS[name])
+        assert torch.equal(start[names.index(name)], full.head.weight[of])
 
 
 def test_evaluation_may_see_larger_pictures_than_training(
