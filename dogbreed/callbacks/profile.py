@@ -39,5 +39,5 @@ def profiler_of(name: str) -> Profiler:
         return SimpleProfiler()
     if name == "pytorch":
         # The trace would be hundreds of megabytes; whoever wants it profiles a few steps.
-        return PyTorchProfiler(export_to_chrome=False, acc_events=True)
+        return PyTorchProfiler(export_to_chrome=False, acc_events=True, row_limit=-1)
     raise BadInput(f"--trainer.profiler {name}: simple (parts of the run) or pytorch (operators)")

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", nargs=2, type=int, default=[0, 1], help="servers, generator")
     parser.add_argument("--batch_size", default="16")
+    parser.add_argument("--log", help="a URL; serve also runs with its log there")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.cores[1]})
     files = sorted(
@@ -48,6 +49,8 @@ def main() -> None:
     for engine in options.engines:
         about = ["--model", options.model, "--engine", engine, "--batch_size", options.batch_size]
         commands[f"serve {engine}"] = ["-m", "dogbreed", "serve", *about, "--port", "{port}"]
+        if options.log:
+            commands[f"serve {engine}, log"] = [*commands[f"serve {engine}"], "--log", options.log]
         bound = ["-m", "tests.benchmarks.batcher_server", "{port}", options.model, engine]
         commands[f"bound {engine}"] = bound
     results: dict[tuple[str, int], list[dict[str, float]]] = {}
@@ -152,14 +155,15 @@ def _table(
             cells.append(f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f}")
         print(f"| {name} | {' | '.join(cells)} |")
     for name in names[1:]:
+        other = name.removesuffix(", log") if name.endswith(", log") else names[0]
         for c in concurrency:
-            pairs = list(zip(results[name, c], results[names[0], c], strict=True))
+            pairs = list(zip(results[name, c], results[other, c], strict=True))
             ratios = {
                 key: statistics.median(a[key] / b[key] for a, b in pairs)
                 for key in ("rps", "per_cpu_s", "p99_ms")
             }
             words = ", ".join(f"{key} x{value:.2f}" for key, value in ratios.items())
-            print(f"{name} over {names[0]}, c={c}: {words}")
+            print(f"{name} over {other}, c={c}: {words}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ class TestClassWeights:
     def test_otherwise_they_are_ones(self, tiny_dataset: str, balance: str) -> None:
         data = DogDataModule(tiny_dataset, balance=balance)  # type: ignore[arg-type]
         assert data.class_weights.tolist() == [1, 1, 1, 1]
+
+
+def test_evaluation_has_a_size_of_its_own(tiny_dataset: str) -> None:
+    data = DogDataModule(tiny_dataset, image_size=32, eval_size=48, batch_size=4, workers=0)
+    data.setup("fit")
+    module = SimpleNamespace(samples_seen=0, frozen_view=lambda: None)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=module)  # type: ignore[assignment]
+    loaders = data.train_dataloader(), data.val_dataloader()
+    shapes = [next(iter(loader))["image"].shape for loader in loaders]
+    assert shapes == [(4, 3, 32, 32), (4, 3, 48, 48)]
 
 
 @pytest.mark.parametrize("balance", ["none", "weights", "sampler"])
