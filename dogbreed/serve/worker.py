@@ -21,6 +21,7 @@ from dogbreed.orphans import end_with_parent
 from dogbreed.retries import StorageError
 from dogbreed.serve.links import Port, Reply
 
+NICE = 10
 _WARM_UP = 3  # batches of one before a worker counts as warm
 
 Inputs = list[tuple[np.ndarray, bool]]
@@ -115,6 +116,9 @@ def work(lit_api: BreedAPI, worker_id: int, port: Port) -> None:
     """What a worker's process runs: LitServe's `inference_worker`, which ends with the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C goes to all; the server ends its own
     end_with_parent()
+    # Where they share a core, who takes and refuses requests goes first: otherwise it is overrun
+    # by twice the load that the workers bear, and a refusal takes longer than an answer.
+    os.nice(NICE)
     logging.basicConfig(format=f"worker {worker_id} [{os.getpid()}]: %(message)s")
     lit_api.port = port
     inference_worker(

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dogbreed.cli import main
@@ -30,6 +31,11 @@ def served(tiny_package: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_the_environments_port_is_listened_at_on_all_addresses(served: Served) -> None:
     assert served.url.startswith("http://0.0.0.0:")
     assert served.get("/ready").status_code == 200
+
+
+def test_who_takes_and_refuses_requests_goes_before_the_workers(served: Served) -> None:
+    server = psutil.Process(served.process.pid)
+    assert all(worker.nice() > server.nice() for worker in served.workers())
 
 
 def test_while_one_worker_is_busy_another_answers_and_both_are_counted(served: Served) -> None:
