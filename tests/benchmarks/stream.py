@@ -303,7 +303,7 @@ def main():
     data = DogDataModule(root=sys.argv[1], workers=2, image_size=64)
     data.setup("fit")
     opened = time.perf_counter()
-    module = SimpleNamespace(samples_seen=0)
+    module = SimpleNamespace(samples_seen=0, frozen_view=lambda: None)
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=module)
     batch = next(iter(data.train_dataloader()))
     end = time.perf_counter()
