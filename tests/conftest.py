@@ -25,6 +25,7 @@ import pytest
 from lightning.pytorch import Callback
 from PIL import Image
 
+from dogbreed import hedging
 from dogbreed.data import prepare, sample
 from tests.doubles.gcs import FakeGCS
 
@@ -87,8 +88,13 @@ def gcs_double() -> Iterator[FakeGCS]:
 
 
 @pytest.fixture
-def gcs(gcs_double: FakeGCS) -> Iterator[FakeGCS]:
-    """Give the double without faults and counts, and gcsfs without anything remembered."""
+def gcs(gcs_double: FakeGCS, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGCS]:
+    """Give the double without faults and counts, and gcsfs without anything remembered.
+
+    A read is asked for twice only after a minute, so that a busy machine makes no requests more.
+    """
+    monkeypatch.setattr(hedging, "LEAST", 60.0)
+    monkeypatch.setattr(hedging, "AT_FIRST", 60.0)
     gcs_double.reset()
     forget_gcsfs()
     yield gcs_double

@@ -120,6 +120,8 @@ class Reader:
     def _bring(self, page: pages.Page, claim: int) -> None:
         assert self.cache is not None
         try:
+            if self.cache.has(page.name):  # somebody brought it just before the claim
+                return
             (data,) = read_ranges([page.range])
             if isinstance(data, bytes):
                 self.cache.put(page.name, data)
@@ -139,9 +141,9 @@ class Reader:
         found: dict[Range, Found] = {}
         if self.cache is not None:
             found = self._kept(pictures)
-            missing = [picture for picture in pictures if picture not in found]
-            if missing and self._wait(missing, patience):
-                found |= self._kept(missing)
+            paged = [p for p in pictures if p not in found and p.offset]
+            self._wait(paged, patience)
+            found |= self._kept(paged)  # also what came between the first look and the wait
         hits = len(found)
         missing = [picture for picture in pictures if picture not in found]
         for picture, data in zip(missing, read_pictures(missing), strict=True):
@@ -162,16 +164,13 @@ class Reader:
                 found[picture] = data
         return found
 
-    def _wait(self, pictures: list[Range], patience: float) -> bool:
-        """Wait until nobody fetches pages of these any more; whether there was such a page."""
+    def _wait(self, pictures: list[Range], patience: float) -> None:
+        """Wait until nobody fetches pages of these any more."""
         assert self.cache is not None
-        names = {name for picture in pictures if picture.offset for name in pages.names(picture)}
-        end, waited = time.monotonic() + patience, False
-        for name in names:
+        end = time.monotonic() + patience
+        for name in {name for picture in pictures for name in pages.names(picture)}:
             while time.monotonic() < end and self.cache.claimed(name):
                 time.sleep(_GLANCE)
-                waited = True
-        return waited
 
     def cost(self, fetch_seconds: float, decode_seconds: float) -> Cost:
         """What was spent since this was last asked."""

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dogbreed import storage
+from dogbreed import ranges, storage
 from dogbreed.data import manifest as manifest_module
 from dogbreed.data import pages
 from dogbreed.data.cache import Cache
@@ -180,6 +180,29 @@ class TestReader:
         gcs.counts.clear()
         assert len(self.read(reader, data)) == 120
         assert gcs.counts["media"] <= len(rest)
+
+    def test_a_page_that_comes_between_the_look_and_the_wait_is_used(
+        self, gcs: FakeGCS, data: Manifest, tmp_path: Path
+    ) -> None:
+        coming = {
+            page.name: page
+            for page in all_pages(plan(data, data.rows_of("train")), data.rows_of("train"))
+        }
+
+        class JustInTime(Cache):
+            def claimed(self, name: str) -> bool:
+                if name in coming:
+                    page = coming.pop(name)
+                    (whole,) = ranges.read_ranges([page.range])
+                    assert isinstance(whole, bytes)
+                    self.put(name, whole)
+                return False
+
+        wanted = len(coming)
+        reader = Reader(JustInTime(tmp_path, ROOM))
+        reader.begin([], [], patience=600)
+        assert len(self.read(reader, data)) == 120
+        assert gcs.counts["media"] == wanted
 
     def test_a_spoiled_page_costs_a_fetch_of_its_pictures_and_nothing_else(
         self, gcs: FakeGCS, data: Manifest, tmp_path: Path
