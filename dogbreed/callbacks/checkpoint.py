@@ -8,13 +8,14 @@ Lightning's own counters, which count batches, are rewritten from it, so that a 
 exactly where it was with another batch size or another number of processes.
 """
 
-import tempfile
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dogbreed import storage
@@ -24,6 +25,17 @@ from dogbreed.errors import BadInput
 from dogbreed.model.metrics import Answered
 from dogbreed.model.module import DogModule
 from dogbreed.runs import Run
+
+
+class _Stored(TorchCheckpointIO):
+    """Writes as a run's other files are written: whole or not at all, with retries in a bucket."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        storage.write(str(path), file.getvalue())
 
 
 class Checkpoints(Checkpoint):
@@ -45,6 +57,10 @@ class Checkpoints(Checkpoint):
         self.best_results: dict[str, float] = {}
         self.best_answered: Answered | None = None
         self._step = self._saved_at = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have checkpoints written to the run's directory, wherever that is."""
+        trainer.strategy.checkpoint_io = _Stored()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -116,11 +132,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, which: str) -> None:
         assert isinstance(trainer.lightning_module, DogModule)
         self._saved_at = trainer.lightning_module.samples_seen
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "checkpoint"
-            trainer.save_checkpoint(path)  # every process takes part
-            if trainer.is_global_zero:
-                storage.write(self.run.checkpoint(which), path.read_bytes())
+        trainer.save_checkpoint(self.run.checkpoint(which))  # every process takes part
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know of the best so far."""

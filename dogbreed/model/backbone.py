@@ -98,6 +98,8 @@ class Network(nn.Module):
         # several times chance, and a short run never makes up for it.
         nn.init.zeros_(self.body.get_classifier().weight)
         nn.init.zeros_(self.body.get_classifier().bias)
+        self.head_name = next(k for k, part in self.body.named_modules() if part is self.head)
+        """The classifier's name within `body`."""
         self.drop = nn.Dropout(drop_rate)
         self.name, self.frozen, self.flip, self.still = backbone, frozen, flip, False
         for name, value in (("mean", expects.mean), ("std", expects.std)):
@@ -112,12 +114,6 @@ class Network(nn.Module):
         """The classifier: the only part that training from other weights starts anew."""
         head: nn.Linear = self.body.get_classifier()
         return head
-
-    @property
-    def head_name(self) -> str:
-        """The classifier's name within `body`."""
-        names = (name for name, module in self.body.named_modules() if module is self.head)
-        return str(next(names))
 
     def train(self, mode: bool = True) -> "Network":
         """As usual, but a frozen body stays in evaluation, and a BatchNorm that is to be still."""
