@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, repeat
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -23,6 +23,7 @@ from dogbreed.storage import is_local
 
 _PATIENCE_AT_FIRST = 1.0  # seconds that a worker's first batch waits for pages
 _PATIENCE = 20.0  # seconds, for all others
+_IN_USE = 3  # batches beside those that workers prepare: one that comes, and two of Lightning's
 
 
 def fork_server() -> ForkServerContext:
@@ -47,6 +48,8 @@ class _Task(NamedTuple):
     """For later batches, of any worker."""
     patience: float
     """Seconds to wait for pages that are on their way."""
+    slot: int | None = None
+    """Of the handover, where the batch goes; None: to memory of its own."""
 
 
 class _Plan:
@@ -70,10 +73,10 @@ class _Tasks(Dataset[Any]):
             manifest, reader = self.pictures.manifest, self.pictures.reader
             coming = manifest.ranges(manifest.take(task.next))
             reader.begin(coming, task.pages, patience=task.patience)
-        if self.handover is None:
+        if self.handover is None or task.slot is None:
             return self.pictures.__getitems__(task.request)
-        place, room = self.handover.slot(len(task.request.rows))
-        return self.handover.send(self.pictures.read(task.request, room), place)
+        room = self.handover.room(task.slot, len(task.request.rows))
+        return self.handover.send(self.pictures.read(task.request, room), task.slot)
 
 
 def _in_worker(_: int) -> None:
@@ -119,12 +122,11 @@ class EpochLoader(Epochs):
         self._pages: Plan | None = None
         self._plan = _Plan()
         options: dict[str, Any] = {}
-        self._taken: Callable[[Any], Batch] = _as_is
-        handover = None
+        self._handover: Handover | None = None
         if workers:
-            pin = pin and torch.cuda.is_available()
-            handover = Handover(workers, prefetch, batch_size, dataset.size, pin=pin)
-            self._taken = handover.take
+            slots = workers * prefetch + _IN_USE
+            pinned = pin and torch.cuda.is_available()
+            self._handover = Handover(slots, batch_size, dataset.size, pin=pinned)
             options = {
                 "multiprocessing_context": fork_server(),
                 "prefetch_factor": prefetch,
@@ -132,7 +134,7 @@ class EpochLoader(Epochs):
                 "worker_init_fn": _in_worker,
             }
         self._loader = DataLoader(
-            cast(Any, _Tasks(dataset, self._ahead > 0, handover)),
+            cast(Any, _Tasks(dataset, self._ahead > 0, self._handover)),
             collate_fn=_as_is,
             batch_sampler=cast(Any, self._plan),  # torch knows lists of indices only
             num_workers=workers,
@@ -146,12 +148,22 @@ class EpochLoader(Epochs):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, consumed = self.place()
-        self._plan.tasks = self._tasks(self.order(epoch), epoch, consumed)
+        tasks = self._tasks(self.order(epoch), epoch, consumed)
+        self._plan.tasks = self._lent(tasks)
+        taken = self._handover.take if self._handover else _as_is
         try:
-            yield from map(self._taken, self._loader)
+            yield from map(taken, self._loader)
         except BadInput as error:  # of a worker's, torch makes the message a traceback
             line = str(error).strip().rsplit("\n", 1)[-1]
             raise BadInput(line.removeprefix("dogbreed.errors.BadInput: ")) from None
+
+    def _lent(self, tasks: Iterator[_Task]) -> Iterator[_Task]:
+        """Each task with a slot for its batch. Begins when workers have ended the last epoch's."""
+        if self._handover is None:
+            return (yield from tasks)
+        self._handover.begin()
+        for task in tasks:
+            yield task._replace(slot=self._handover.lend())
 
     def _tasks(self, order: np.ndarray, epoch: int, consumed: int) -> Iterator[_Task]:
         """Of each batch the rows, with what its worker fetches ahead: the workers take turns."""

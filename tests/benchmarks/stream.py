@@ -114,12 +114,8 @@ def ours(root: str, cache: str | None, kind: type = Undecoded, **options: Any) -
     standard: dict[str, Any] = {"shuffle": True, "window": 8, "workers": WORKERS}
     loader = EpochLoader(dataset, rows, batch_size=BATCH, **standard | options)
     if kind is not PictureDataset:  # there are no pictures to hand over
-        loader._loader.dataset.handover, loader._taken = None, as_is
+        loader._loader.dataset.handover = loader._handover = None
     return loader
-
-
-def as_is(batch: Any) -> Any:
-    return batch
 
 
 # Timing -------------------------------------------------------------------------------------
