@@ -55,8 +55,10 @@ def steepest(factors: list[float], losses: list[float]) -> float:
     """The factor at which the smoothed loss falls fastest by its logarithm, before its lowest.
 
     Raises:
-        BadInput: it never falls.
+        BadInput: it never falls, or is no number from the start.
     """
+    if not np.isfinite(losses).any():
+        raise BadInput("--find lr: the first loss is not a number; lower --model.lr")
     smooth = _smoothed(losses)
     lowest = int(np.nanargmin(smooth))
     slopes = np.gradient(smooth, np.log(factors[: len(smooth)]))[: lowest + 1] if lowest else []
@@ -83,7 +85,7 @@ def find_rate(module: DogModule, data: DogDataModule, options: dict[str, Any], p
         place: path or URL of the picture.
     """
     test = RateTest()
-    _trainer(_STEPS, test, options).fit(module, data)
+    bare_trainer(_STEPS, test, options).fit(module, data)
     factor = steepest(test.factors, test.losses)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -128,7 +130,7 @@ def find_batch_size(module: DogModule, data: DogDataModule, options: dict[str, A
     while size <= max(8, data.train_size):
         data.batch_size, clock = size, Clock()
         try:
-            _trainer(_TRIAL, clock, options).fit(module, data)
+            bare_trainer(_TRIAL, clock, options).fit(module, data)
         except RuntimeError as error:
             if not is_oom_error(error):
                 raise
@@ -151,7 +153,8 @@ def _best(speeds: dict[int, float]) -> int:
     return next(k for k, v in speeds.items() if v * _GAIN >= max(speeds.values()))
 
 
-def _trainer(steps: int, callback: Callback, options: dict[str, Any]) -> Trainer:
+def bare_trainer(steps: int, callback: Callback, options: dict[str, Any]) -> Trainer:
+    """A trainer of so many steps that validates, logs and keeps nothing."""
     return Trainer(
         **options,
         max_steps=steps,

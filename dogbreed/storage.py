@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -70,14 +69,14 @@ def join(base: str, *parts: str) -> str:
 
 def normal(url: str) -> str:
     """A URL or path as the project writes it: `~` expanded, no `file://`, no slash at the end."""
-    url = url.removeprefix("file://")
+    url = url.removeprefix("file://").removeprefix("local://")
     url = url if "://" in url else os.path.expanduser(url)
     return url.rstrip("/") or "/"
 
 
 def is_local(url: str) -> bool:
     """Whether the file system behind `url` is this machine's disk."""
-    return "://" not in url or url.startswith("file://")
+    return "://" not in url or url.startswith(("file://", "local://"))
 
 
 _GCS_OPTIONS = {
@@ -85,10 +84,6 @@ _GCS_OPTIONS = {
     "requests_timeout": WHOLE_TIMEOUT,  # gcsfs has none by itself
     "use_listings_cache": False,  # never expires, and hides what another process wrote
 }
-
-
-_UMASK = os.umask(0)
-os.umask(_UMASK)  # it can only be read by setting it
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -123,15 +118,13 @@ def write(url: str, data: bytes) -> None:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=_PART, delete=False) as part:
-            try:
-                part.write(data)
-                part.close()
-                os.chmod(part.name, 0o666 & ~_UMASK)  # a temporary file is private
-                os.replace(part.name, target)
-            except BaseException:
-                os.unlink(part.name)
-                raise
+        part = target.parent / f"{_PART}{os.urandom(8).hex()}"
+        try:
+            part.write_bytes(data)
+            os.replace(part, target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     except OSError as error:  # a disk that refuses once refuses again
         raise explain(url, error) from error
 

@@ -117,7 +117,7 @@ def _find(cli: DogCLI) -> None:
     cli.model.load_first_weights()
     cli.model.load_teacher()
     given = cli.config.trainer
-    options = {"accelerator": given.accelerator, "precision": given.precision}
+    options = {name: given[name] for name in ("accelerator", "devices", "precision")}
     if cli.config.find == "lr":
         assert cli.run is not None
         find_rate(cli.model, cli.datamodule, options, f"{cli.run.url}-lr.png")

@@ -25,7 +25,7 @@ import pytest
 from lightning.pytorch import Callback
 from PIL import Image
 
-from dogbreed import hedging
+from dogbreed import hedging, retries
 from dogbreed.data import prepare, sample
 from tests.doubles.gcs import FakeGCS
 
@@ -91,8 +91,11 @@ def gcs_double() -> Iterator[FakeGCS]:
 def gcs(gcs_double: FakeGCS, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGCS]:
     """Give the double without faults and counts, and gcsfs without anything remembered.
 
-    A read is asked for twice only after a minute, so that a busy machine makes no requests more.
+    A read is asked for twice only after a minute, and anything again only after two, so that a
+    busy machine makes no requests more.
     """
+    monkeypatch.setattr(retries, "TIMEOUT", 120.0)
+    monkeypatch.setattr(retries, "DEADLINE", 240.0)
     monkeypatch.setattr(hedging, "LEAST", 60.0)
     monkeypatch.setattr(hedging, "AT_FIRST", 60.0)
     gcs_double.reset()

@@ -1,5 +1,6 @@
 """Fine-tuning's switches, through the command line."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from dogbreed import breeds, package, storage
 from dogbreed.cli import main
 from dogbreed.data import prepare
+from dogbreed.errors import BadInput
+from dogbreed.finding import steepest
 from dogbreed.model.backbone import Network
 from dogbreed.model.optim import parts
 from dogbreed.runs import Run
@@ -193,6 +196,11 @@ class TestEarlyStopping:
 
 
 class TestFind:
+    @pytest.mark.parametrize("losses", [[math.nan] * 9, [1.0 + k for k in range(9)]])
+    def test_losses_without_a_fall_are_refused(self, losses: list[float]) -> None:
+        with pytest.raises(BadInput, match="--find lr"):
+            steepest([2.0**k for k in range(9)], losses)
+
     def test_a_rate_is_printed_and_drawn_and_no_run_begun(
         self, tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

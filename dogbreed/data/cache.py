@@ -151,15 +151,16 @@ class Cache:
             os.close(handle)
 
     def _evict(self) -> None:
-        entries, abandoned = [], time.time() - _ABANDONED
+        entries, total, abandoned = [], 0, time.time() - _ABANDONED
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(OSError):  # another process may have removed it
                 stat = path.stat()
-                if path.name.startswith(_PART) and stat.st_mtime < abandoned:
-                    path.unlink()
-                else:
+                if not path.name.startswith(_PART):
                     entries.append((stat.st_mtime_ns, stat.st_size, path))
-        total = sum(size for _, size, _ in entries)
+                elif stat.st_mtime < abandoned:
+                    path.unlink()
+                    continue
+                total += stat.st_size
         for _, size, path in sorted(entries):
             if total <= self.max_bytes:
                 break

@@ -30,20 +30,24 @@ def from_labelled(path: str) -> Source:
     lines = {number: (row["picture"] or "").strip() for number, row in enumerate(rows, 2)}
     missing = [f"row {n}: {name or 'nothing'}" for n, name in lines.items() if name not in sizes]
     refuse(url, {"rows whose picture is not in the folder": missing})
-    rejects = {row["picture"]: "no breed is written beside it" for row in rows if not _breed(row)}
+    unnamed = (_id(row) for row in rows if not _breed(row))
+    rejects = dict.fromkeys(unnamed, "no breed is written beside it")
 
     def pictures() -> Iterator[Item]:
         for row in rows:
-            name = row["picture"].strip()
             if breed := _breed(row):
+                name = row["picture"].strip()
                 size = sizes[name]
-                place = storage.join(path, name)
-                yield Item(f"labelled/{name}", breed, "train", place, 0, size, size)
+                yield Item(_id(row), breed, "train", storage.join(path, name), 0, size, size)
 
     found = listing(pictures(), url)
     if not len(found):
         raise BadInput(f"{url}: no breed is written in its column breed yet")
     return Source(found, rejects)
+
+
+def _id(row: dict[str, str]) -> str:
+    return f"labelled/{row['picture'].strip()}"
 
 
 def _breed(row: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from dogbreed.data.handover import Handover
 from dogbreed.data.order import Request
 from dogbreed.data.pages import Page, Plan
 from dogbreed.errors import BadInput
+from dogbreed.memory import keep_freed_memory
 from dogbreed.orphans import end_with_parent
 from dogbreed.storage import is_local
 
@@ -82,6 +83,7 @@ class _Tasks(Dataset[Any]):
 def _in_worker(_: int) -> None:
     """End with the parent; of all workers the first speaks for the disk that they share."""
     end_with_parent()
+    keep_freed_memory()  # each decoded picture is a large block: a fifteenth of a worker's time
     info = get_worker_info()
     assert info is not None
     cache = cast(_Tasks, info.dataset).pictures.reader.cache

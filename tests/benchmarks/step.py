@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 
 from dogbreed.data.datamodule import DogDataModule
 from dogbreed.data.dataset import Batch
 from dogbreed.data.transforms import relight
-from dogbreed.finding import Clock
+from dogbreed.finding import Clock, bare_trainer
 from dogbreed.memory import keep_freed_memory
 from dogbreed.model.metrics import masked_cross_entropy
 from dogbreed.model.module import DogModule
@@ -48,18 +47,7 @@ def in_fit(options: argparse.Namespace, precision: Any) -> tuple[list[float], Do
         data.class_names, backbone=options.backbone, weights=options.weights, lr=1e-4
     )
     clock = Keep()
-    trainer = Trainer(
-        max_steps=options.steps,
-        limit_val_batches=0,
-        callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        accelerator="cpu",
-        precision=precision,
-    )
+    trainer = bare_trainer(options.steps, clock, {"accelerator": "cpu", "precision": precision})
     trainer.fit(module, data)
     return list(np.diff(clock.ends)), module, clock
 

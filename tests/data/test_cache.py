@@ -114,6 +114,13 @@ class TestBound:
         assert not part.exists()
         assert has(cache, 0)
 
+    def test_what_others_are_writing_counts_and_stays(self, cache: Cache) -> None:
+        cache.put(*entry(0))
+        part = files(cache.folder)[0].parent / ".part-another"
+        part.write_bytes(bytes(30 * SIZE))
+        Cache(cache.folder, cache.max_bytes).put(*entry(1))
+        assert files(cache.folder) == [part]
+
     def test_what_was_left_half_written_an_hour_ago_goes_however_much_room_there_is(
         self, cache: Cache
     ) -> None:

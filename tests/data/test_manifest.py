@@ -169,7 +169,16 @@ class TestPlaces:
         assert [(r.offset, r.size) for r in ranges] == [(k, 100 + k) for k in range(4)]
         assert [r.digest for r in ranges] == [row(k)["digest"] for k in range(4)]
 
-    @pytest.mark.parametrize("uri", ["/etc/passwd", "file:///etc/passwd", "../../secret.jpg"])
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "/etc/passwd",
+            "file:///etc/passwd",
+            "local:///etc/passwd",
+            "simplecache::file:///etc/passwd",
+            "../../secret.jpg",
+        ],
+    )
     def test_a_row_that_points_out_of_a_bucket_is_refused(self, uri: str, bucket: str) -> None:
         save(bucket, [row(0, uri=uri)])
         data = Manifest.open(bucket)
