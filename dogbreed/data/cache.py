@@ -18,11 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from dogbreed.storage import checked_digest, digest_of
+import google_crc32c
+
+from dogbreed.storage import checked_digest
 
 _PART = ".part-"  # begins the name of a file that is being written, or of a claim
 _RECENT = 10.0  # seconds in which the time of the last use is not noted again
 _ABANDONED = 3600.0  # seconds after which such a file is taken for a killed process' leftover
+_SEAL = 4  # bytes of checksum at the end of an entry
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +58,12 @@ class Cache:
         return os.path.exists(self._path(name))
 
     def get(self, digest: str) -> bytes | None:
-        """The bytes with this SHA-256 (hex), or None. A damaged entry is removed."""
-        data = self.piece(digest)
-        if data is None or digest_of(data) == digest:
+        """What was `put` under this SHA-256 (hex), or None. A damaged entry is removed."""
+        sealed = self.piece(digest)
+        if sealed is None:
+            return None
+        data = sealed[:-_SEAL]
+        if sealed[-_SEAL:] == _seal(digest, data):
             return data
         self.remove(digest)
         return None
@@ -92,8 +98,12 @@ class Cache:
         with contextlib.suppress(OSError):
             os.unlink(self._path(name))
 
-    def put(self, name: str, data: bytes) -> None:
-        """Keep `data`, unless the disk cannot be written to."""
+    def put(self, digest: str, data: bytes) -> None:
+        """Keep `data`, whose SHA-256 (hex) the caller has checked, for `get`."""
+        self.write(digest, data + _seal(digest, data))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep `data` as it is, unless the disk cannot be written to."""
         if not self.works:
             return
         path = self._path(name)
@@ -167,6 +177,12 @@ class Cache:
             with contextlib.suppress(OSError):
                 path.unlink()
                 total -= size
+
+
+def _seal(digest: str, data: bytes) -> bytes:
+    """CRC-32C of the name and the data: it tells damage as SHA-256 does, at a tenth of the time."""
+    crc: int = google_crc32c.extend(google_crc32c.value(digest.encode()), data)
+    return crc.to_bytes(_SEAL, "little")
 
 
 def _locked(handle: int, kind: int) -> bool:

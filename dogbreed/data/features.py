@@ -89,7 +89,7 @@ class FeatureCache:
         if (url := self._url(key, number)) in there:
             data = storage.read(url)
             if (features := _unpacked(name, data)) is not None:
-                self.cache.put(name, data)
+                self.cache.write(name, data)
                 return features
         return None
 
@@ -97,7 +97,7 @@ class FeatureCache:
         """Keep a chunk; in the bucket only if told so."""
         name = _name(key, number)
         data = _packed(name, features)
-        self.cache.put(name, data)
+        self.cache.write(name, data)
         if add:
             storage.write(self._url(key, number), data)
 

@@ -124,7 +124,7 @@ class Reader:
                 return
             (data,) = read_ranges([page.range])
             if isinstance(data, bytes):
-                self.cache.put(page.name, data)
+                self.cache.write(page.name, data)
         finally:
             self.cache.release(page.name, claim)
 

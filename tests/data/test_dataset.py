@@ -313,7 +313,7 @@ class TestBucket:
         assert gcs.counts["cut"] + gcs.counts["corrupt"] > 0
         kept = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
         assert len(kept) == 6
-        assert all(storage.digest_of(path.read_bytes()) == path.name for path in kept)
+        assert all(storage.digest_of(path.read_bytes()[:-4]) == path.name for path in kept)
 
     def test_without_a_cache_every_read_is_fetched(self, gcs: FakeGCS, remote: str) -> None:
         data = dataset(remote)

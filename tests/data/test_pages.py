@@ -175,7 +175,7 @@ class TestReader:
         assert claim is not None
         reader = Reader(cache)
         reader.begin([], [elsewhere, *rest], patience=600)
-        cache.put(elsewhere.name, storage.read(elsewhere.url)[elsewhere.range.offset :][:3000])
+        cache.write(elsewhere.name, storage.read(elsewhere.url)[elsewhere.range.offset :][:3000])
         cache.release(elsewhere.name, claim)
         gcs.counts.clear()
         assert len(self.read(reader, data)) == 120
@@ -195,7 +195,7 @@ class TestReader:
                     page = coming.pop(name)
                     (whole,) = ranges.read_ranges([page.range])
                     assert isinstance(whole, bytes)
-                    self.put(name, whole)
+                    self.write(name, whole)
                 return False
 
         wanted = len(coming)
