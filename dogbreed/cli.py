@@ -1,5 +1,6 @@
 """The command line: looks at the first word, and loads only what that verb needs."""
 
+import atexit
 import gc
 import inspect
 import os
@@ -88,11 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _loaded(module: str) -> ModuleType:
     """Import without the garbage collector: it would take a fifth of the time, and find nothing."""
-    gc.disable()
-    try:
-        return import_module(module)
-    finally:
-        gc.enable()
+    if module not in sys.modules:
+        gc.disable()
+        try:
+            import_module(module)
+        finally:
+            gc.freeze()  # nor does it look at all that later on
+            atexit.register(gc.unfreeze)  # or triton's bindings take what is left for leaks
+            gc.enable()
+    return sys.modules[module]
 
 
 def run_function(
