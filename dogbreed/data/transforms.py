@@ -112,8 +112,9 @@ def relight(images: Tensor, factors: Tensor) -> Tensor:
     """
     out = torch.empty_like(images)
     # On a CPU, what is in between stays in the processor's own cache.
-    some = len(images) if images.is_cuda else 8
-    for part, by, to in zip(images.split(some), factors.split(some), out.split(some), strict=True):
+    some = max(1, len(images)) if images.is_cuda else 8
+    for start in range(0, len(images), some):
+        part, by, to = (x[start : start + some] for x in (images, factors, out))
         brightness, contrast, saturation = by[:, :, None, None].unbind(1)
         # All three are affine: together r -> a r + b grey + c, of which few passes are enough.
         # Planes by themselves: with channels last, every third byte is not read as a vector.
