@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from dogbreed import storage
+from dogbreed.cores import cores
 from dogbreed.engine import Answers
 from dogbreed.errors import BadInput, nearest
 from dogbreed.package import Package
@@ -269,6 +270,4 @@ def _cores() -> int:
     """Processor cores that this process may use."""
     if limit := os.environ.get("OMP_NUM_THREADS"):
         return max(1, int(limit)) if limit.isdigit() else 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return cores()

@@ -66,14 +66,15 @@ def predict(
         raise BadInput(f"--batch_size {batch_size}: must be at least 1")
     if format == "kaggle" and (data is None or images is not None):
         raise BadInput("--format kaggle answers a data set: say --data DATA-SET, without --images")
-    if (images is None) == (data is None):
+    if bool(images) == (data is not None):
         raise BadInput("say which pictures: either --images PATH-or-URL or --data DATA-SET")
     classes: list[str] = []
     if data is not None:
         split = split or ("unlabelled" if format == "kaggle" else "test")
         found, classes = _from_data(data, split)
     else:
-        found = _from_paths(images or [])
+        assert images
+        found = _from_paths(images)
     if model is None:
         where = (
             run or newest(run_root, holding=storage.join(package.FOLDER, package.MODEL_FILE)).url

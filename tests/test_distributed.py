@@ -160,7 +160,7 @@ class Processes:
         return found
 
     def _wait_for_the_rest(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while left := self._alive():
             for pid in left:
                 with suppress(ProcessLookupError):

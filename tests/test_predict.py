@@ -159,6 +159,11 @@ def test_a_picture_that_cannot_be_read_has_a_row_and_the_others_are_right(
     assert "below 16 pixels" in rows[5]["error"]
 
 
+def test_no_name_at_all_is_an_error(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--run", run, "--images", ""]) == 2
+    assert "say which pictures" in capsys.readouterr().err
+
+
 def test_a_batch_of_which_nothing_can_be_read_is_rows_and_an_error(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -433,9 +433,9 @@ class TestRequests:
         ranges = fill(bucket, 150)
         assert 8 < gcs.counts["peak"] <= 16
         gcs.counts.clear()
-        gcs.faults.latency = 0.01
+        gcs.faults.latency = 0.2
         assert all(isinstance(data, bytes) for data in read_ranges(ranges))
-        assert gcs.counts["media"] >= 150  # a read that takes long is asked for once more
+        assert gcs.counts["media"] == 150
         assert 8 < gcs.counts["peak"] <= 16
 
     def test_a_copy_in_a_bucket_does_not_pass_through_here(self, gcs: FakeGCS, bucket: str) -> None:
@@ -504,7 +504,7 @@ class TestFaults:
         self, gcs: FakeGCS, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
-        gcs.faults.one_write_per_second = True
+        gcs.faults.rewrites_refused = 1
         for text in (b"first", b"second"):
             storage.write(f"{bucket}/metrics.json", text)
         assert storage.read(f"{bucket}/metrics.json") == b"second"
@@ -530,7 +530,7 @@ class TestFaults:
         self, gcs: FakeGCS, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ranges = fill(bucket, 20)
-        monkeypatch.setattr(retries, "TIMEOUT", 0.3)
+        monkeypatch.setattr(retries, "TIMEOUT", 1.0)
         gcs.faults.stall_rate, gcs.faults.stall_seconds = 0.3, 600
         got = read_ranges(ranges)
         assert [storage.digest_of(data) for data in got] == [r.digest for r in ranges]
@@ -540,8 +540,8 @@ class TestFaults:
         self, gcs: FakeGCS, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ranges = fill(bucket, 3)
-        monkeypatch.setattr(retries, "TIMEOUT", 0.2)
-        monkeypatch.setattr(retries, "ATTEMPTS", 2)
+        monkeypatch.setattr(retries, "TIMEOUT", 2.0)
+        monkeypatch.setattr(retries, "ATTEMPTS", 1)
         gcs.faults.stall_rate, gcs.faults.stall_seconds, gcs.faults.only = 1.0, 600, "/001"
         first, stalled, third = read_ranges(ranges)
         assert (first, third) == (bytes_of(0, 1000), bytes_of(2, 1000))

@@ -183,10 +183,10 @@ def test_a_run_that_ended_in_mid_epoch_can_be_scored_by_its_config_from_the_star
     assert set(scores["test"]) == SCORES
 
 
-def test_every_epoch_has_its_row_in_a_bucket_that_takes_a_write_a_second(
+def test_every_epoch_has_its_row_in_a_bucket_that_refuses_a_write_soon_after_another(
     tiny_dataset: str, bucket: str, gcs: FakeGCS
 ) -> None:
-    gcs.faults.one_write_per_second = True
+    gcs.faults.rewrites_refused = 1
     gcs.faults.only = "/run/"
     assert main(fit_words(tiny_dataset, bucket, "run", "--trainer.max_epochs", "3")) == 0
     assert gcs.counts["429"] > 0

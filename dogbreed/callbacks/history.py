@@ -49,6 +49,10 @@ class History(Callback):
             rows = csv.DictReader(io.StringIO(storage.read(path).decode()))
             self.rows = [r for r in rows if int(r["samples_seen"]) <= pl_module.samples_seen]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, also for a validation that a resumed run has to catch up with."""
+        self._since = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._since = time.monotonic()

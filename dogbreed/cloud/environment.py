@@ -96,15 +96,15 @@ def adopt(argv: Sequence[str], env: MutableMapping[str, str]) -> list[str]:
     words = list(argv)
     if "CLOUD_ML_TRIAL_ID" in env:
         words = [_parameter(word) for word in words]
-    if "CLUSTER_SPEC" in env and "LOCAL_RANK" not in env:  # else Lightning has set them
-        here = node(env["CLUSTER_SPEC"])
-        for misleading in ("RANK", "WORLD_SIZE"):  # of machines, where torch means processes
-            env.pop(misleading, None)
-        env["NODE_RANK"] = str(here.rank)
-        if here.nodes > 1:
-            env["MASTER_ADDR"], env["MASTER_PORT"] = here.address, str(here.port)
     if "CLUSTER_SPEC" in env:
-        words += ["--trainer.num_nodes", str(node(env["CLUSTER_SPEC"]).nodes)]
+        here = node(env["CLUSTER_SPEC"])
+        words += ["--trainer.num_nodes", str(here.nodes)]
+        if "LOCAL_RANK" not in env:  # else Lightning has set them
+            for misleading in ("RANK", "WORLD_SIZE"):  # of machines, where torch means processes
+                env.pop(misleading, None)
+            env["NODE_RANK"] = str(here.rank)
+            if here.nodes > 1:
+                env["MASTER_ADDR"], env["MASTER_PORT"] = here.address, str(here.port)
     if place := run_directory(argv, env):
         words += ["--run_root", place[0], "--name", place[1]]
         if not any(word.partition("=")[0] == "--resume" for word in argv):

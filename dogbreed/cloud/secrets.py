@@ -24,7 +24,7 @@ def read(name: str) -> str:
     """
     try:
         import google_crc32c
-        from google.api_core.exceptions import ClientError, GoogleAPIError
+        from google.api_core.exceptions import ClientError, GoogleAPIError, TooManyRequests
         from google.auth.exceptions import GoogleAuthError
         from google.cloud import secretmanager_v1 as secret_manager
     except ImportError as error:
@@ -36,6 +36,8 @@ def read(name: str) -> str:
             transport=transport(rest, "secretmanager")
         )
         payload = client.access_secret_version(name=full, timeout=30).payload
+    except TooManyRequests as error:
+        raise OutOfReach(f"{full}: {_line(error)}") from error
     except ClientError as error:  # no such secret, or no access to it
         raise BadInput(f"{full}: {_line(error)}") from error
     except (GoogleAPIError, GoogleAuthError, RequestException) as error:
@@ -49,7 +51,8 @@ def set_wandb_key() -> None:
     """Set `WANDB_API_KEY` in this process, if a secret is named and no key is there yet.
 
     Raises:
-        BadInput: the secret cannot be had.
+        BadInput: there is no such secret, or no access to it.
+        OutOfReach: it cannot be had just now.
     """
     if (name := os.environ.get(WANDB_SECRET)) and not os.environ.get("WANDB_API_KEY"):
         os.environ["WANDB_API_KEY"] = read(name)

@@ -106,6 +106,10 @@ class Job:
         family = "-".join(self.machine.split("-")[:2])
         has = _BUILT_IN.get(family)
         where = f"--machine {self.machine}"
+        known = {*_ATTACHED, *_BUILT_IN.values()}
+        if self.accelerator and self.accelerator not in known:
+            hint = nearest(self.accelerator, known)
+            raise BadInput(f"--accelerator {self.accelerator}: no such accelerator{hint}")
         if has is None and self.accelerator:
             if not self.machine.startswith("n1-") or self.accelerator not in _ATTACHED:
                 fits = next(
@@ -135,15 +139,10 @@ def message(custom_job: dict[str, Any]) -> Any:
         BadInput: a field or a name that the protocol has not, or its package is missing.
     """
     try:
-        from google.cloud.aiplatform_v1 import AcceleratorType, CustomJob
+        from google.cloud.aiplatform_v1 import CustomJob
         from google.protobuf.json_format import ParseDict, ParseError
     except ImportError as error:
         raise BadInput(f"submit needs pip install '.[cloud]' ({error})") from error
-    kinds = set(AcceleratorType.__members__)
-    for pool in custom_job["jobSpec"]["workerPoolSpecs"]:
-        kind = pool["machineSpec"].get("acceleratorType", "NVIDIA_L4")
-        if kind not in kinds:
-            raise BadInput(f"--accelerator {kind}: no such accelerator{nearest(kind, kinds)}")
     job = CustomJob()
     try:
         ParseDict(custom_job, CustomJob.pb(job))

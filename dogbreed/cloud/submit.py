@@ -3,6 +3,7 @@
 import datetime
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -247,8 +248,7 @@ def _summary(job: Job, project: str, region: str, config: dict[str, Any]) -> str
 def _by_hand(job: Job, project: str, region: str, words: list[str]) -> str:
     """What to type to do by hand what a dry run has not done, as comments."""
     labels = ",".join(f"{name}={value}" for name, value in job.labels.items())
-    return (
-        f"# dogbreed {' '.join(words)} --print_config | gcloud storage cp - {job.args[2]}\n"
-        f"# gcloud ai custom-jobs create --project {project} --region {region}"
-        f" --display-name {job.name} --labels {labels} --config THIS_FILE\n"
-    )
+    config = shlex.join(["dogbreed", *words, "--print_config"])
+    create = ["gcloud", "ai", "custom-jobs", "create", "--project", project, "--region", region]
+    create += ["--display-name", job.name, "--labels", labels, "--config", "THIS_FILE"]
+    return f"# {config} | gcloud storage cp - {shlex.quote(job.args[2])}\n# {shlex.join(create)}\n"

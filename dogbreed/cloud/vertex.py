@@ -61,9 +61,10 @@ class Jobs:
             name: the job's resource name.
 
         Raises:
-            BadInput: Vertex AI does not answer any more; the job goes on.
+            BadInput: Vertex AI refuses, or does not answer any more; the job goes on.
         """
-        from google.api_core.exceptions import GoogleAPIError
+        from google.api_core.exceptions import ClientError, GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
         from google.cloud.aiplatform_v1 import JobState
 
         ends = {JobState.JOB_STATE_SUCCEEDED: 0}
@@ -81,8 +82,9 @@ class Jobs:
         while True:
             try:
                 job = self.client.get_custom_job(name=name, timeout=30)
-            except (GoogleAPIError, OSError) as error:
-                if time.monotonic() - answered > _PATIENCE:
+            except (GoogleAPIError, GoogleAuthError, OSError) as error:
+                final = isinstance(error, ClientError) and error.code not in {408, 429}
+                if final or time.monotonic() - answered > _PATIENCE:
                     raise BadInput(f"Vertex AI: {_line(error)}; the job goes on") from error
                 time.sleep(POLL)
                 continue

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dogbreed import breeds, storage
+from dogbreed.cores import cores
 from dogbreed.data import assemble, engines, manifest
 from dogbreed.data.contact_sheet import contact_sheet
 from dogbreed.data.duplicates_sheet import duplicates_csv, duplicates_sheet
@@ -78,7 +79,7 @@ def build(source: Source, out: str, *, name: str, kind: str, options: Options) -
         seed=options.seed,
     )
     engine = engines.on_ray if options.engine == "ray" else engines.local
-    workers = options.workers or engines.cores()
+    workers = options.workers or cores()
     parts = finish_units(listed, recipe, engine, workers, name=f"prepare {name}")
     new = assemble.rows_of(parts, listed, away)
     new = new._replace(rejects=source.rejects | new.rejects)

@@ -1,7 +1,6 @@
 """The LightningDataModule: from a data set's URL to batches on the device."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from dogbreed.cores import cores
 from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import Batch, PictureDataset, bad_picture
 from dogbreed.data.device import DeviceDecoder, check_available
@@ -106,8 +106,7 @@ class DogDataModule(LightningDataModule):
             raise BadInput(f"--data.crop {crop}: must lie above 0 and not above 1")
         if decode == "gpu":
             check_available()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        self.workers = min(8, max(1, cores // 2)) if workers is None else workers
+        self.workers = min(8, max(1, cores() // 2)) if workers is None else workers
         self.features = (
             None if features == "none" else FeatureCache(features, int(features_gb * 1e9))
         )

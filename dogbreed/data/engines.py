@@ -20,11 +20,6 @@ from dogbreed.errors import BadInput
 from dogbreed.orphans import end_with_parent
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def local(units: Iterable[pa.Table], recipe: Recipe, workers: int) -> Iterator[pa.Table]:
     """Do units in as many processes; parts as they get done.
 

@@ -6,7 +6,6 @@ is answered in its place, and no worker ever sees it. What reaches a worker is u
 
 import asyncio
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ from fastapi import HTTPException, Request, Response
 from litserve.specs.base import LitSpec
 from starlette.requests import ClientDisconnect
 
+from dogbreed.cores import cores
 from dogbreed.images import BadImage
 from dogbreed.monitor.log import PredictionLog
 from dogbreed.monitor.rows import Prediction
@@ -59,8 +59,7 @@ class PredictSpec(LitSpec):  # type: ignore[misc]
         self._dispatcher, self._metrics, self._log = dispatcher, metrics, log
         preprocessing = source.model["preprocessing"]
         self._size, self._crop = preprocessing["size"], preprocessing["crop"]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._pool = ThreadPoolExecutor((cores or 1) + 3, "decode")
+        self._pool = ThreadPoolExecutor(cores() + 3, "decode")
         for path in paths:
             self.add_endpoint(path, self.predict, ["POST"])
 

@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing.synchronize import Event
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dogbreed import storage as files
+from dogbreed.cores import cores
 from dogbreed.errors import BadInput
 from dogbreed.sweep.export import vertex_tuning, wandb_sweep
 from dogbreed.sweep.space import Space
@@ -93,8 +94,12 @@ def sweep(
         folder, place, folder if database else NAME, looked_through, words, trials, seed, prune
     )
     ready = multiprocessing.get_context("spawn").Event()
-    with _helpers(plan, processes - 1, ready):
+    with _helpers(plan, processes - 1, ready) as helpers:
         status = work.work(plan, ready=ready.set)
+        if not status:
+            ready.set()  # also where there was nothing to do
+            for helper in helpers:
+                helper.join()
     if status:
         print("ended by SIGTERM; the same command goes on", file=sys.stderr)
         return status
@@ -105,13 +110,13 @@ def sweep(
 
 
 @contextlib.contextmanager
-def _helpers(plan: "Plan", number: int, ready: Event) -> Iterator[None]:
-    """Further processes of this machine that run trials, until they find no more to do."""
+def _helpers(plan: "Plan", number: int, ready: Event) -> Iterator[list[Any]]:
+    """Further processes of this machine that run trials; at the end they are ended."""
     if number:
         import torch
 
         # Each has its share of the cores, for they would fight over them.
-        share = max(1, len(os.sched_getaffinity(0)) // (number + 1))
+        share = max(1, cores() // (number + 1))
         torch.set_num_threads(share)
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
     context = multiprocessing.get_context("spawn")
@@ -119,9 +124,7 @@ def _helpers(plan: "Plan", number: int, ready: Event) -> Iterator[None]:
     for helper in helpers:
         helper.start()
     try:
-        yield
-        for helper in helpers:
-            helper.join()
+        yield helpers
     finally:
         for helper in helpers:
             helper.terminate()  # a fit saves where it is

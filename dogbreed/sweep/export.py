@@ -1,5 +1,6 @@
 """The same space for those who run the trials elsewhere: W&B's agents, Vertex AI's tuning."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ def vertex_tuning(space: Space, trials: int, parallel: int, name: str, job: str 
         line for line in text.splitlines() if line.startswith("#") and "--print_config" in line
     ]
     lines += [
-        f"# gcloud ai hp-tuning-jobs create --region REGION --display-name {name}"
+        f"# gcloud ai hp-tuning-jobs create --region REGION --display-name {shlex.quote(name)}"
         f" --max-trial-count {trials} --parallel-trial-count {parallel} --config THIS_FILE"
     ]
     return "\n".join([*lines, yaml.safe_dump(body, sort_keys=False)])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
@@ -53,8 +54,6 @@ def open_study(storage: str, name: str, space: Space, *, seed: int, prune: bool)
             else optuna.pruners.NopPruner(),
         )
     except Exception as error:  # of the database's driver
-        if isinstance(error, KeyboardInterrupt):
-            raise
         line = " ".join(str(error).split())[:160]
         raise BadInput(f"--storage: it cannot be opened ({type(error).__name__}: {line})") from None
     begun = study.user_attrs.get("space")
@@ -101,7 +100,7 @@ def run_of(trial: FrozenTrial | optuna.Trial) -> str:
 
 def give_back(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
     """Let somebody go on with a trial that was ended early."""
-    with contextlib.suppress(ValueError):  # another process was quicker
+    with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another was quicker
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs={"run": run_of(trial)})
 
@@ -138,8 +137,9 @@ def owned(trial: optuna.Trial) -> Iterator[None]:
         trial.set_user_attr("owner", mine)
 
     def beat() -> None:
-        while not done.wait(BEAT):
-            say()
+        with contextlib.suppress(UpdateFinishedTrialError):  # it was taken over
+            while not done.wait(BEAT):
+                say()
 
     say()
     thread = threading.Thread(target=beat, daemon=True)

@@ -88,6 +88,8 @@ def work(plan: Plan, worker: int = 0, ready: Callable[[], object] = lambda: None
             give_back(study, trial)
             raise
         except Exception as error:
+            if study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                continue  # another process has taken it over
             _failed(study, trial, error)
         ready()
         _say(plan, study, trial.number, values, time.monotonic() - begun)
@@ -99,11 +101,7 @@ def _words(plan: Plan, trial: optuna.Trial, values: dict[str, Any]) -> list[str]
     """Words of the fit; where it was begun before, it goes on."""
     words = [*plan.words, *(f"--{name}={word(value)}" for name, value in values.items())]
     words += ["--run_root", plan.folder, "--name", run_of(trial), "--resume", "auto"]
-    return [
-        *words,
-        f"--checkpoints.monitor={plan.space.metric}",
-        f"--checkpoints.mode={plan.space.mode}",
-    ]
+    return [*words, *plan.space.monitored()]
 
 
 def _score(plan: Plan, run: str) -> float:
@@ -122,9 +120,10 @@ def _failed(study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
     line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     trial.set_user_attr("error", line)
     study.tell(trial, state=TrialState.FAIL)
-    states = [t.state for t in study.get_trials(deepcopy=False) if t.number <= trial.number]
-    well = {TrialState.COMPLETE, TrialState.PRUNED} & set(states)
-    if not well and (isinstance(error, BadInput) or states.count(TrialState.FAIL) >= HOPELESS):
+    trials = [t for t in study.get_trials(deepcopy=False) if t.number <= trial.number]
+    well = any(t.state in {TrialState.COMPLETE, TrialState.PRUNED} for t in trials)
+    errors = sum("error" in t.user_attrs for t in trials)  # those given back have none
+    if not well and (isinstance(error, BadInput) or errors >= HOPELESS):
         raise error
 
 

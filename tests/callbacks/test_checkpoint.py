@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,8 +120,12 @@ def test_an_epoch_ended_in_its_validation_is_validated_when_the_run_goes_on(
     run = Run(f"{root}/run")
     assert [row["epoch"] for row in history(run)] == ["0"]
     words = fit_words(tiny_dataset, root, "run", "--resume", "last", *WITHOUT_FAULT)
+    begun = time.monotonic()
     assert main([*words, "--data.batch_size", "4"]) == 0
+    whole = time.monotonic() - begun
     assert [row["epoch"] for row in history(run)] == ["0", "1", "2"]
+    rows = csv.DictReader(io.StringIO(storage.read(run.path("metrics.csv")).decode()))
+    assert sum(float(row["seconds"]) for row in rows if row["epoch"] != "0") < whole
     assert all(float(row["train/loss"]) > 0 for row in history(run))
 
 

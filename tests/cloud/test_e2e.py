@@ -1,6 +1,7 @@
 """Whole jobs: asked for by `submit` and `gcloud`, run by the double of Vertex AI, on gs://."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,12 +136,12 @@ def test_what_a_dry_run_prints_is_taken_and_run_by_gcloud(
     said = capfd.readouterr().out
     (tmp_path / "job.yaml").write_text(said)
     config, create = (line.removeprefix("# ") for line in said.splitlines()[:2])
-    fit_words = config.split(" | ")[0].split()
+    fit_words = shlex.split(config.split(" | ")[0])
     parsing = subprocess.run([sys.executable, "-m", *fit_words], capture_output=True, check=False)
     assert parsing.returncode == 0, parsing.stderr.decode()
-    storage.write(config.split()[-1], parsing.stdout)
+    storage.write(shlex.split(config)[-1], parsing.stdout)
     made = subprocess.run(
-        create.replace("THIS_FILE", str(tmp_path / "job.yaml")).split(),
+        shlex.split(create.replace("THIS_FILE", str(tmp_path / "job.yaml"))),
         capture_output=True,
         text=True,
         check=False,

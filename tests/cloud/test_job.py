@@ -89,14 +89,14 @@ def test_what_fails_for_good_says_so_at_each_further_start_without_trying(
 
 @pytest.mark.parametrize(
     "error",
-    ["OSError('the line broke')", "RuntimeError('CUDA error')", "OutOfReach('no Hub today')"],
+    [OSError("the line broke"), RuntimeError("CUDA error"), OutOfReach("no Hub today")],
+    ids=repr,
 )
 def test_what_may_go_better_next_time_leaves_no_mark(
-    error: str, job: Run, tiny_dataset: str, monkeypatch: pytest.MonkeyPatch
+    error: Exception, job: Run, tiny_dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = eval(error)
-    monkeypatch.setattr("dogbreed.training.DogCLI", lambda *_: (_ for _ in ()).throw(kind))
-    with contextlib.suppress(type(kind)):
+    monkeypatch.setattr("dogbreed.training.DogCLI", lambda *_: (_ for _ in ()).throw(error))
+    with contextlib.suppress(type(error)):
         assert main(words(tiny_dataset)) == 2
     assert not storage.exists(job.path("FAILED"))
 
@@ -152,6 +152,12 @@ def test_a_secret_that_arrives_damaged_is_an_error_without_it(secret: FakeSecret
 def test_a_secret_that_is_not_there_is_named(secret: FakeSecretManager) -> None:
     with pytest.raises(BadInput, match=r"projects/dogs/secrets/wnb/versions/latest: 404"):
         secrets.read("projects/dogs/secrets/wnb")
+
+
+def test_a_secret_that_too_many_ask_for_may_be_had_later(secret: FakeSecretManager) -> None:
+    secret.busy = True
+    with pytest.raises(OutOfReach, match="429"):
+        secrets.read("projects/dogs/secrets/wandb")
 
 
 @pytest.mark.e2e

@@ -108,7 +108,5 @@ def test_a_field_that_the_protocol_has_not_is_refused() -> None:
 
 
 def test_an_unknown_accelerator_is_named_with_the_nearest() -> None:
-    asked = job().custom_job()
-    asked["jobSpec"]["workerPoolSpecs"][0]["machineSpec"]["acceleratorType"] = "NVIDIA_L44"
     with pytest.raises(BadInput, match="NVIDIA_L44: no such accelerator, did you mean 'NVIDIA_L4'"):
-        message(asked)
+        gpu("n1-standard-8", "NVIDIA_L44").spec()

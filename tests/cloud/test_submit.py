@@ -15,6 +15,8 @@ from dogbreed.cloud.submit import placed, resolved
 from dogbreed.errors import BadInput
 from tests.doubles.vertex import FakeVertex
 
+Service = Callable[..., FakeVertex]
+Said = pytest.CaptureFixture[str]
 JOBS = sorted(Path(__file__).parents[2].glob("configs/vertex/*.yaml"))
 
 
@@ -47,7 +49,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeVertex]]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """Run a double of which jobs have the states that are given, one for each question."""
     monkeypatch.setattr(vertex, "POLL", 0.0)
     started = []
@@ -76,7 +78,7 @@ def test_options_of_fit_are_parsed_as_fit_does() -> None:
 
 
 def test_a_wrong_option_of_fit_is_told_before_anything_is_asked_for(
-    service: Callable[..., FakeVertex], bucket: str, capsys: pytest.CaptureFixture[str]
+    service: Service, bucket: str, capsys: Said
 ) -> None:
     double = service("SUCCEEDED")
     assert main(words(bucket, fit=["fit", "--model.lrr", "1"])) == 2
@@ -118,10 +120,10 @@ def test_what_only_this_machine_has_is_refused(config: dict[str, Any], told: str
 
 
 def test_a_job_is_asked_for_followed_and_its_outcome_is_the_exit_status(
-    service: Callable[..., FakeVertex],
+    service: Service,
     bucket: str,
     parsed: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Said,
 ) -> None:
     double = service("PENDING", "PENDING", "RUNNING", "SUCCEEDED")
     more = ["--nodes", "2", "--spot", "--wandb_secret", "wandb-key", "--region", "europe-west4"]
@@ -154,10 +156,10 @@ def test_a_job_is_asked_for_followed_and_its_outcome_is_the_exit_status(
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
 def test_a_job_that_did_not_succeed_is_a_failure(
     state: str,
-    service: Callable[..., FakeVertex],
+    service: Service,
     bucket: str,
     parsed: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Said,
 ) -> None:
     service("RUNNING", state)
     assert main(words(bucket)) == 1
@@ -167,18 +169,26 @@ def test_a_job_that_did_not_succeed_is_a_failure(
 
 
 def test_a_job_can_be_started_without_waiting_for_its_end(
-    service: Callable[..., FakeVertex], bucket: str, parsed: dict[str, Any]
+    service: Service, bucket: str, parsed: dict[str, Any]
 ) -> None:
     double = service("RUNNING")
     assert main(words(bucket, "--follow=false")) == 0
     assert [method for method, _, _ in double.requests] == ["POST"]
 
 
+def test_following_ends_at_once_where_the_job_is_gone(service: Service) -> None:
+    double = service("RUNNING")
+    gone = "projects/dogs/locations/us-central1/customJobs/77"
+    with pytest.raises(BadInput, match="404 .*the job goes on|does not exist"):
+        vertex.Jobs("dogs", "us-central1").follow(gone)
+    assert len(double.requests) == 1
+
+
 def test_what_vertex_ai_refuses_is_one_line(
-    service: Callable[..., FakeVertex],
+    service: Service,
     bucket: str,
     parsed: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Said,
 ) -> None:
     service("RUNNING")
     assert main(words(bucket, "--project", "others")) == 2
@@ -188,10 +198,10 @@ def test_what_vertex_ai_refuses_is_one_line(
 
 
 def test_a_name_in_use_is_refused_unless_the_run_is_to_go_on(
-    service: Callable[..., FakeVertex],
+    service: Service,
     bucket: str,
     parsed: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Said,
 ) -> None:
     double = service("SUCCEEDED")
     storage.write(f"{bucket}/runs/exp1/run.json", b"{}")
@@ -208,10 +218,10 @@ def test_a_name_in_use_is_refused_unless_the_run_is_to_go_on(
 @pytest.mark.parametrize("file", JOBS, ids=lambda path: path.stem)
 def test_a_dry_run_of_each_job_file_prints_what_gcloud_takes_and_asks_for_nothing(
     file: Path,
-    service: Callable[..., FakeVertex],
+    service: Service,
     bucket: str,
     parsed: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Said,
 ) -> None:
     double = service("SUCCEEDED")
     assert main(["submit", "--job", str(file), "--bucket", bucket, "--dry_run", "--", "fit"]) == 0
@@ -238,9 +248,9 @@ def test_a_dry_run_of_each_job_file_prints_what_gcloud_takes_and_asks_for_nothin
 def test_a_wrong_option_of_the_job_is_one_line(
     more: list[str],
     told: str,
-    service: Callable[..., FakeVertex],
+    service: Service,
     parsed: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Said,
 ) -> None:
     service("SUCCEEDED")
     assert main(words("gs://dogs", *more)) == 2

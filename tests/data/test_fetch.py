@@ -374,7 +374,7 @@ class TestFaults:
     def test_a_body_that_breaks_off_is_gone_on_with(
         self, site: Site, path: Path, how: str, length: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(fetch_module, "TIMEOUTS", (10.0, 0.2))
+        monkeypatch.setattr(fetch_module, "TIMEOUTS", (10.0, 2.0))
         site.length, site.faults = length, [(how, HALF), (how, CHUNK)]
         assert fetch(site.url, path, size=len(DATA)).read_bytes() == DATA
         assert len(site.requests) > 1

@@ -51,7 +51,7 @@ class Faults:
     error_rate: float = 0.0  # share of object requests (listings too) that get `error_status`
     error_status: int = 503
     fail_next: int = 0  # the next so many object requests get `error_status`
-    one_write_per_second: bool = False  # a second write to a name within a second gets 429
+    rewrites_refused: int = 0  # 429s before a name is written again, as within a second of GCS
     cut_rate: float = 0.0  # share of media bodies that come short, in a well-formed response
     corrupt_rate: float = 0.0  # share of media bodies with one byte flipped
     stall_rate: float = 0.0  # share of media reads that wait `stall_seconds` for their answer
@@ -71,7 +71,7 @@ class FakeGCS:
         self.counts: Counter[str] = Counter()  # what happened; "peak": the most at one time
         self._root, self._pid, self._in_flight = root, os.getpid(), 0
         self._draws: Counter[str] = Counter()
-        self._written: dict[str, float] = {}
+        self._written: dict[str, int] = {}  # refused since, of each name
         self._stop = asyncio.Event()
         self._socket = socket.create_server((HOST, port), backlog=1024)
         self.endpoint = f"http://{HOST}:{self._socket.getsockname()[1]}"
@@ -216,11 +216,11 @@ class FakeGCS:
         if faulty and (faults.fail_next > 0 or self._draw("error", faults.error_rate, name)):
             faults.fail_next = max(0, faults.fail_next - 1)
             return self._refuse(faults.error_status, "error", "An injected error, try again.")
-        if faulty and faults.one_write_per_second and kind == "write":
-            now = self._loop.time()
-            if now - self._written.get(path, -1) < 1:
+        if faulty and faults.rewrites_refused and kind == "write":
+            if self._written.get(path, faults.rewrites_refused) < faults.rewrites_refused:
+                self._written[path] += 1
                 return self._refuse(429, "429", f"The object {path} exceeded the rate limit.")
-            self._written[path] = now
+            self._written[path] = 0
         if faulty and kind == "media" and self._draw("stall", faults.stall_rate, name):
             await asyncio.sleep(faults.stall_seconds)
         self.counts[kind if part.get("objects") else "bucket"] += 1

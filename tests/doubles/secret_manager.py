@@ -1,4 +1,4 @@
-"""A double of Secret Manager: reads versions of secrets, damaged on demand."""
+"""A double of Secret Manager: reads versions of secrets, damaged or refused on demand."""
 
 import base64
 from typing import Any
@@ -14,13 +14,15 @@ class FakeSecretManager(RestDouble):
     def __init__(self, **secrets: str) -> None:
         super().__init__()
         self.secrets = {f"projects/dogs/secrets/{name}": value for name, value in secrets.items()}
-        self.damaged = False
+        self.damaged = self.busy = False
         self.env = {"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": self.endpoint}
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
         name, _, version = path.removeprefix("/v1/").partition("/versions/")
         if name not in self.secrets or version != "latest:access":
             raise Refused(404, "NOT_FOUND", f"Secret [{name}] not found or has no versions.")
+        if self.busy:
+            raise Refused(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")
         value = self.secrets[name].encode()
         checksum = google_crc32c.value(value)
         sent = value[::-1] if self.damaged else value

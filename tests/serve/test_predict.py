@@ -268,15 +268,6 @@ def test_a_request_has_a_line_in_the_log_with_the_id_of_its_answer(served: Serve
     assert log_of(served, odd)["status"] == 415
 
 
-def test_a_worker_that_waits_does_not_spin(served: Served) -> None:
-    served.predict(PHOTO)
-    (worker,) = served.workers()
-    before = worker.cpu_times().user
-    for _ in range(100):
-        served.get("/health")
-    assert worker.cpu_times().user - before < 0.05
-
-
 def test_requests_at_once_are_answered_each_with_its_own(served: Served) -> None:
 
     alone = [served.predict(data)[0]["probability"] for data in (PHOTO, OTHER)]

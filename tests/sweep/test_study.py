@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -94,11 +96,35 @@ def test_owners_say_so_again_and_again(place: str, monkeypatch: pytest.MonkeyPat
     study = opened(place)
     trial = next_trial(study, 9)
     assert trial is not None
+    tell, told, enough = trial.set_user_attr, list[Any](), threading.Event()
+
+    def note(name: str, value: Any) -> None:
+        tell(name, value)
+        told.append(value)
+        if len(told) >= 3:
+            enough.set()
+
+    monkeypatch.setattr(trial, "set_user_attr", note)
     with owned(trial):
-        first = study.get_trials()[0].user_attrs["owner"]
-        assert first["pid"] == os.getpid()
-        while study.get_trials()[0].user_attrs["owner"]["alive"] == first["alive"]:
-            pass
+        assert enough.wait(60)
+    assert {owner["pid"] for owner in told} == {os.getpid()}
+    assert told[0]["alive"] < told[2]["alive"]
+
+
+def test_one_whose_trial_was_taken_over_ends_its_signs_of_life_without_an_error(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "BEAT", 0.01)
+    study = opened(place)
+    trial = next_trial(study, 9)
+    assert trial is not None
+    with owned(trial):
+        (beating,) = (t for t in threading.enumerate() if t.name.endswith("(beat)"))
+        studies.give_back(opened(place), trial)
+        beating.join(60)
+        assert not beating.is_alive()
+    studies.give_back(study, trial)
+    assert states(study) == [TrialState.FAIL, TrialState.WAITING]
 
 
 def test_a_sweep_over_something_else_needs_another_name(place: str) -> None:
