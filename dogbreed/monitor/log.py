@@ -12,13 +12,13 @@ dropped and counted; a request never waits. A server that is killed loses the ro
 
 import collections
 import dataclasses
-import gzip
 import io
 import json
 import random
 import secrets
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,7 +34,6 @@ READY = 64 * 2**20  # bytes of objects that wait to be written, at most
 _PICTURES = 16 * 2**20  # bytes of kept pictures that go with an object
 SIDE = 640  # pixels of a kept picture's longer side
 _GATHER = 0.1  # seconds: many rows at once take less than one after another
-_LEVEL = 1  # of gzip: embeddings hardly shrink, and 6 takes three times as long
 _LONGEST_PAUSE = 15.0  # seconds between two tries
 
 
@@ -195,7 +194,7 @@ class PredictionLog:
         self._made += 1
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         name = f"{folder(day, self.model)}/{stamp}-{self._server}-{self._made:05d}{SUFFIX}"
-        data = gzip.compress(b"".join(lines), _LEVEL, mtime=0)
+        data = zipped(b"".join(lines))
         batch, dropped = Batch(name, data, pictures, len(lines)), 0
         with self._lock:
             self._ready.append(batch)
@@ -250,6 +249,15 @@ class PredictionLog:
 def json_line(row: dict[str, object]) -> bytes:
     """A row as it stands in a file."""
     return json.dumps(row, separators=(",", ":")).encode() + b"\n"
+
+
+def zipped(lines: bytes) -> bytes:
+    """Lines as gzip, without a search for repeats: most of a row is an embedding, which has none.
+
+    That takes a third of the time, for files that are larger by a sixth.
+    """
+    how = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return how.compress(lines) + how.flush()
 
 
 def kept(data: bytes) -> bytes:

@@ -19,7 +19,7 @@ FEATURES = {
     "red": "mean of red less that of green, from -1 to 1",
     "blue": "mean of blue less that of green, from -1 to 1",
 }
-_STEP = 4  # light and colour are taken of each fourth pixel of each fourth row: a tenth of the time
+_STEP = 4  # each fourth pixel of each fourth row is looked at: a tenth of the time
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG has it
 
 
@@ -36,32 +36,46 @@ def statistics(pixels: np.ndarray, width: int, height: int, nbytes: int) -> np.n
         float32, (10,), in the order of `FEATURES`.
     """
     # (3, n): numpy reduces short axes slowly when they come last.
-    planes = pixels[::_STEP, ::_STEP].transpose(2, 0, 1).reshape(3, -1).astype(np.float32) / 255
+    step = min(_STEP, max(1, len(pixels) // 32))
+    planes = pixels[::step, ::step].transpose(2, 0, 1).reshape(3, -1).astype(np.float32)
     luma = _LUMA @ planes
     red, green, blue = planes.mean(1).tolist()
-    spread = planes.max(0) - planes.min(0)
+    spread = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    spread -= np.minimum(np.minimum(planes[0], planes[1]), planes[2])
+    brightness, contrast = _mean_and_deviation(luma)
     return np.array(
         [
             width,
             height,
             width / height,
             8 * nbytes / (width * height),
-            luma.mean(),
-            luma.std(),
-            _sharpness(pixels[:, :, 1]),
-            spread.mean(),
-            red - green,
-            blue - green,
+            brightness / 255,
+            contrast / 255,
+            _mean_and_deviation(_laplacian(pixels[:, :, 1], step))[1] / 255,
+            float(spread.mean()) / 255,
+            (red - green) / 255,
+            (blue - green) / 255,
         ],
         np.float32,
     )
 
 
-def _sharpness(plane: np.ndarray) -> float:
-    """Standard deviation of the Laplacian of a uint8 plane whose values stand for 0 to 1."""
-    x = plane[: len(plane) // 2 * 2, : len(plane) // 2 * 2].astype(np.int16)
-    # At each second pixel of each second row.
-    around = x[:-2:2, 1:-1:2] + x[2::2, 1:-1:2] + x[1:-1:2, :-2:2] + x[1:-1:2, 2::2]
-    laplacian = (around - 4 * x[1:-1:2, 1:-1:2]).ravel().astype(np.float32)
-    mean = float(laplacian.mean())
-    return math.sqrt(max(float(laplacian @ laplacian) / laplacian.size - mean**2, 0.0)) / 255
+def _laplacian(plane: np.ndarray, step: int) -> np.ndarray:
+    """The Laplacian of a uint8 plane at some pixels of some rows: float32, (n,)."""
+    side = (len(plane) - 2) // step * step
+
+    def at(row: int, column: int) -> np.ndarray:
+        return plane[row : row + side : step, column : column + side : step]
+
+    around = np.add(at(0, 1), at(2, 1), dtype=np.int16)
+    around += at(1, 0)
+    around += at(1, 2)
+    laplacian: np.ndarray = around - 4 * at(1, 1).astype(np.int16)
+    return laplacian.ravel().astype(np.float32)
+
+
+def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """Of float32, (n,): as numpy's, in a fifth of the time for some thousand values."""
+    mean = values.mean()
+    apart = values - mean
+    return float(mean), math.sqrt(float(apart @ apart) / values.size)
