@@ -23,6 +23,9 @@ RECORDER = r"""#!/bin/sh
 printf '%s\037' "$@" >> "$RECORDED/asked"; echo >> "$RECORDED/asked"
 case "$*" in *projectNumber*) echo 123456; exit ;; esac
 kind=
+case "$NEW $*" in yes*dogbreed-serve@*serviceAccountUser*) # known from the second time on
+    [ -e "$RECORDED/known" ] || { : > "$RECORDED/known"; exit 1; } ;;
+esac
 while [ $# -gt 0 ]; do
     made=$RECORDED/$(echo "$kind ${2%%@*}" | tr / _) # an account is described by its address
     case $1 in
@@ -59,13 +62,6 @@ def test_each_substitution_of_a_build_is_declared_and_used(path: Path) -> None:
     assert used == set(about["substitutions"])
 
 
-def test_traffic_moves_only_after_the_new_revision_has_answered() -> None:
-    steps = build(ROOT / "cloudbuild/serve.yaml")["steps"]
-    assert [one["id"] for one in steps][-3:] == ["deploy", "smoke", "traffic"]
-    assert not any("waitFor" in one for one in steps)  # one after another
-    assert "--no-traffic" in str(steps[-3])
-
-
 def test_workflows_begin_without_rights_and_name_what_they_run_by_commit() -> None:
     for path in WORKFLOWS:
         text, about = path.read_text(), yaml.safe_load(path.read_text())
@@ -78,6 +74,17 @@ def test_workflows_begin_without_rights_and_name_what_they_run_by_commit() -> No
         for job in about["jobs"].values():
             writes = {k for k, v in job.get("permissions", {}).items() if v == "write"}
             assert ("id-token" in writes) == (job in federated), path
+
+
+def test_branches_are_protected_by_every_check_of_continuous_integration() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    matrix = jobs["tests"]["strategy"]["matrix"]
+    told = {f"tests ({os_}, {python})" for os_ in matrix["os"] for python in matrix["python"]}
+    asked = re.search(r"<< END\n(.*?)\nEND", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert asked
+    protection = json.loads(asked[1])
+    assert set(protection["required_status_checks"]["contexts"]) == {*jobs, *told} - {"tests"}
+    assert not any(job.get("continue-on-error") for job in jobs.values())
 
 
 @pytest.mark.parametrize("name", ["build", "serve", "train"])
@@ -102,13 +109,16 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "gcloud").write_text(RECORDER)
-        (folder / "gcloud").chmod(0o755)
+        (folder / "sleep").write_text("#!/bin/sh\n")
+        for name in ("gcloud", "sleep"):
+            (folder / name).chmod(0o755)
 
-    def run(self, *words: str) -> tuple[list[list[str]], str]:
-        """What gcloud was asked for, and what was printed."""
+    def run(self, *words: str, new: str = "") -> tuple[list[list[str]], str]:
+        """What gcloud was asked for, and what was printed; new: accounts are not known at once."""
         asked = self.folder / "asked"
         asked.unlink(missing_ok=True)
         env = {"PATH": f"{self.folder}:{os.environ['PATH']}", "RECORDED": str(self.folder)}
+        env["NEW"] = new
         command = ["bash", str(ROOT / "cloudbuild/setup.sh"), "--project", "dogs", *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -133,6 +143,12 @@ def test_the_set_up_makes_everything_once(setup: Setup) -> None:
     assert made(second) == []
     describing = [x for x in first if "describe" in x]
     assert [x for x in second if "describe" in x] == describing
+
+
+def test_an_account_that_nobody_knows_yet_is_asked_for_again(setup: Setup) -> None:
+    asked, _ = setup.run(new="yes")
+    acts = [x for x in asked if x[-2] == "roles/iam.serviceAccountUser"]
+    assert acts[0] == acts[1]
 
 
 def test_a_dry_run_of_the_set_up_asks_for_nothing_and_prints_what_it_would(setup: Setup) -> None:
@@ -178,7 +194,7 @@ def test_every_command_of_set_up_and_build_is_one_that_gcloud_knows(
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
     _, said = setup.run("--github", "me/dogs", "--dry-run")
     commands = [line[2:] for line in said.splitlines() if line.startswith("+ gcloud")]
-    for path in [*BUILDS, ROOT / "cloudbuild/smoke.sh", *WORKFLOWS]:
+    for path in [*BUILDS, ROOT / "cloudbuild/deploy.sh", *WORKFLOWS]:
         text = re.sub(r"\\\n", " ", path.read_text())
         found = re.findall(r"^ *(?:token=\$\()?(gcloud [a-z][^\n|>)]*)", text, re.MULTILINE)
         # `$$traffic` is an option or nothing. Folded blocks of YAML go on without a backslash.
