@@ -14,6 +14,10 @@ import yaml
 from google.cloud.devtools import cloudbuild_v1
 from google.protobuf.json_format import ParseDict, ParseError
 
+from dogbreed import __version__, package
+from tests.doubles.rest import RestDouble
+from tests.test_package import MODEL, WEIGHTS
+
 ROOT = Path(__file__).parents[2]
 BUILDS = sorted((ROOT / "cloudbuild").glob("*.yaml"))
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -60,6 +64,41 @@ def test_each_substitution_of_a_build_is_declared_and_used(path: Path) -> None:
     text = path.read_text().split("\nsteps:")[1]
     used = set(re.findall(r"(?<!\$)\$\{(_\w+)\}", text))
     assert used == set(about["substitutions"])
+
+
+def built(name: str, folder: Path, **substitutions: str) -> list[list[str]]:
+    """Run the step `build` as Cloud Build would, with a double of docker: what that was asked."""
+    (folder / "docker").write_text("#!/bin/sh\nprintf '%s\\037' \"$@\" >> asked; echo >> asked\n")
+    (folder / "docker").chmod(0o755)
+    about = build(ROOT / f"cloudbuild/{name}.yaml")
+    values = {"BUILD_ID": "1f", "PROJECT_ID": "dogs", "LOCATION": "us-central1"}
+    values |= about["substitutions"] | substitutions
+    (step,) = (one for one in about["steps"] if one["id"] == "build")
+    script = step["args"][-1]
+    for _ in range(2):  # substitutions hold substitutions
+        script = re.sub(r"(?<!\$)\$\{(\w+)\}", lambda found: values[found[1]], script)
+    env = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    words = ["bash", *step["args"][:-1], script.replace("$$", "$")]
+    subprocess.run(words, cwd=folder, env=env, check=True)
+    return [x.split("\037")[:-1] for x in (folder / "asked").read_text().split("\n")[:-1]]
+
+
+@pytest.mark.parametrize("name", ["serve", "train"])
+def test_an_image_is_told_commit_and_versions_and_kept_under_its_name(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "dogbreed").mkdir()
+    shutil.copy(ROOT / "dogbreed/__init__.py", tmp_path / "dogbreed")
+    package.write(str(tmp_path / "model"), MODEL, WEIGHTS)
+    first, *others = built(name, tmp_path, _COMMIT="abc")
+    told = dict(x.split("=", 1) for x in first if "=" in x)
+    assert (told["COMMIT"], told["VERSION"]) == ("abc", __version__)
+    if name == "serve":
+        assert told["DATA_VERSION"] == MODEL["data"]["version"]
+    image = f"us-central1-docker.pkg.dev/dogs/dogbreed/{name}"
+    tags = [f"{image}:{'1f' if name == 'serve' else 'abc'}", f"{image}:latest"]
+    assert [word for word in first if word.startswith(f"{image}:")] == [f"{image}:latest", *tags]
+    assert others == ([["push", tag] for tag in tags] if name == "serve" else [])
 
 
 def test_workflows_begin_without_rights_and_name_what_they_run_by_commit() -> None:
@@ -184,6 +223,38 @@ def test_the_set_up_says_what_is_wrong_with_its_options(words: list[str], told: 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert told in done.stderr
+
+
+class FakeBuilds(RestDouble):
+    """A double of Cloud Build that takes a build and leaves it alone."""
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
+        kind = "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata"
+        build = body | {"id": "1f", "projectId": "dogs", "status": "QUEUED", "logUrl": "https://x"}
+        build["name"] = f"{path.removeprefix('/v1/')}/1f"
+        return {"name": "operations/1f", "metadata": {"@type": kind, "build": build}}
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs gcloud")
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
+def test_gcloud_sends_a_build_as_it_stands(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true")
+    command = f"gcloud builds submit --config {path} --project dogs --region us-central1"
+    command += " --substitutions _COMMIT=abc --no-source --async"
+    with FakeBuilds() as double:
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDBUILD", double.endpoint)
+        done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ((asked, sent),) = [one[1:] for one in double.requests if one[0] == "POST"]
+    assert asked == "/v1/projects/dogs/locations/us-central1/builds"
+    about, parsed = build(path), cloudbuild_v1.Build()
+    ParseDict(sent, cloudbuild_v1.Build.pb(parsed))
+    assert parsed.substitutions == about["substitutions"] | {"_COMMIT": "abc"}
+    assert [list(step.args) for step in parsed.steps] == [step["args"] for step in about["steps"]]
 
 
 @pytest.mark.e2e
