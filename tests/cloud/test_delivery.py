@@ -267,9 +267,10 @@ def test_every_command_of_set_up_and_build_is_one_that_gcloud_knows(
     commands = [line[2:] for line in said.splitlines() if line.startswith("+ gcloud")]
     for path in [*BUILDS, ROOT / "cloudbuild/deploy.sh", *WORKFLOWS]:
         text = re.sub(r"\\\n", " ", path.read_text())
-        found = re.findall(r"^ *(?:token=\$\()?(gcloud [a-z][^\n|>)]*)", text, re.MULTILINE)
-        # `$$traffic` is an option or nothing. Folded blocks of YAML go on without a backslash.
-        found = [one.replace("$$traffic", "") for one in found if " --" in one]
+        words = r"gcloud [a-z](?:'[^'\n]*'|[^\n|)'])*?"
+        found = re.findall(rf"^ *(?:\w+=\$\()?({words})(?: 2>|[\n|)])", text, re.MULTILINE)
+        # `$traffic` is an option or nothing. Folded blocks of YAML go on without a backslash.
+        found = [one.replace("$traffic", "") for one in found if " --" in one]
         commands += [re.sub(r"\$\$?\{?\w+\}?", "x", one) for one in found]
     kinds = {" ".join(shlex.split(one)[:4]): one for one in commands}
     for one in kinds.values():
