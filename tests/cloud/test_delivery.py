@@ -122,8 +122,8 @@ def test_branches_are_protected_by_every_check_of_continuous_integration() -> No
     asked = re.search(r"<< END\n(.*?)\nEND", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     assert asked
     protection = json.loads(asked[1])
-    assert set(protection["required_status_checks"]["contexts"]) == {*jobs, *told} - {"tests"}
-    assert not any(job.get("continue-on-error") for job in jobs.values())
+    demanded = {name for name, job in jobs.items() if not job.get("continue-on-error")}
+    assert set(protection["required_status_checks"]["contexts"]) == demanded - {"tests"} | told
 
 
 @pytest.mark.parametrize("name", ["build", "serve", "train"])
