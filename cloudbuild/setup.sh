@@ -27,9 +27,15 @@ case $github in
 *) echo "setup.sh: --github $github: must be owner/name" >&2; exit 2 ;;
 esac
 
+# An account or an interface that is new is known everywhere only after a while.
 run() {
     printf '+ gcloud'; printf ' %q' "$@"; printf '\n'
-    [ -n "$dry_run" ] || gcloud "$@" --quiet
+    [ -z "$dry_run" ] || return 0
+    for pause in 10 30; do
+        gcloud "$@" --quiet && return
+        sleep $pause
+    done
+    gcloud "$@" --quiet
 }
 # there WORDS…: whether a `describe` finds it; in a dry run nothing is there.
 there() { [ -z "$dry_run" ] && gcloud "$@" > /dev/null 2>&1; }
@@ -82,7 +88,7 @@ acts_as() {
 
 on_project build logging.logWriter
 on_project build run.developer
-on_project build run.invoker # the smoke test
+on_project build run.invoker # asks a new revision
 on_bucket build "$bucket" storage.objectViewer
 on_bucket build "$staging" storage.objectViewer
 acts_as build serve
@@ -101,6 +107,7 @@ on_project deploy cloudbuild.builds.editor
 on_project deploy serviceusage.serviceUsageConsumer
 on_project deploy aiplatform.user
 on_bucket deploy "$staging" storage.objectUser
+on_bucket deploy "$staging" storage.legacyBucketReader # gcloud builds submit looks for the bucket
 on_bucket deploy "$bucket" storage.objectUser # the settings of jobs
 acts_as deploy build
 acts_as deploy train

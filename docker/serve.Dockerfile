@@ -7,17 +7,11 @@
 # Another base, such as a mirror's, may be given; Dependabot looks after the tag.
 ARG BASE=docker.io/library/python:3.11-slim
 
-FROM ${BASE} AS build
-COPY docker/build.lock docker/serve.lock /locks/
+FROM ${BASE} AS packages
+COPY docker/serve.lock /locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv /opt/dogbreed && python -m venv /opt/build \
-    && /opt/dogbreed/bin/pip install --require-hashes -r /locks/serve.lock \
-    && /opt/build/bin/pip install --require-hashes -r /locks/build.lock
-WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
-COPY dogbreed dogbreed
-RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
-    && /opt/dogbreed/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
+    python -m venv /opt/dogbreed \
+    && /opt/dogbreed/bin/pip install --require-hashes -r /locks/serve.lock
 # What nobody needs on a processor: 100 of 510 MB.
 RUN site=$(/opt/dogbreed/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
     && rm -rf "$site"/openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
@@ -25,10 +19,24 @@ RUN site=$(/opt/dogbreed/bin/python -c "import sysconfig; print(sysconfig.get_pa
     && find "$site"/numpy -name tests -type d -prune -exec rm -rf {} + \
     && /opt/dogbreed/bin/pip uninstall --yes setuptools pip
 
+FROM ${BASE} AS wheel
+COPY docker/build.lock /locks/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/build \
+    && /opt/build/bin/pip install --require-hashes -r /locks/build.lock
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY dogbreed dogbreed
+RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheels
+
 # A server that is told where its model is, such as in a bucket: --target server.
 FROM ${BASE} AS server
 RUN useradd --no-create-home --uid 1000 dogbreed
-COPY --from=build /opt/dogbreed /opt/dogbreed
+COPY --from=packages /opt/dogbreed /opt/dogbreed
+# A layer of its own: a change of the code leaves the packages as they are.
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    PYTHONDONTWRITEBYTECODE=1 python -m pip --python /opt/dogbreed/bin/python install \
+    --no-cache-dir --no-deps --no-index /wheels/*.whl
 ENV PATH=/opt/dogbreed/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

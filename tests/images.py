@@ -3,8 +3,9 @@
     python -m tests.images                                          # train, export, serve
     python -m tests.images --images serve --model runs/exp1/model
 
-The base, python:3.11-slim unless said otherwise, must be there: `buildah pull`, or made by
-debootstrap. Needs neither Docker nor root's daemon; on Debian: apt-get install buildah.
+They do what docker/compose.yaml has them do, against the double of the bucket. Needs no Docker, but
+root: on Debian, apt-get install buildah. The base, python:3.11-slim unless said otherwise, must be
+there: `buildah pull`, or with --debootstrap it is made of Debian's packages (tests/base_image.py).
 """
 
 import argparse
@@ -12,7 +13,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -24,16 +24,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+import yaml
 
 from dogbreed import __version__, storage
 from dogbreed.data import sample
+from tests import base_image
 from tests.doubles.gcs import FakeGCS
 
 ROOT = Path(__file__).parents[1]
 BASE = "docker.io/library/python:3.11-slim"
 LIMITS = {"serve": (450, 200)}  # MB without the base: unpacked, compressed
 ISOLATION = ["--isolation", "chroot"]  # needs no namespaces of its own
+SERVICES = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+RUN = "gs://dogs/runs/walk"  # of compose.yaml
+
+# As `docker run --read-only --tmpfs /tmp`, and each process has the pid of what was started.
+READ_ONLY = """
+mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && mount -t tmpfs tmpfs "$0/tmp"
+mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && exec chroot "$@"
+"""
 
 
 def buildah(*words: str) -> str:
@@ -44,12 +53,21 @@ def buildah(*words: str) -> str:
     return done.stdout.strip()
 
 
+def commit() -> str:
+    """What is checked out, or `unknown`."""
+    words = ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def data_version(model: Path) -> str:
+    """The version of the data that a package's model was trained on."""
+    return str(json.loads((model / "model.json").read_text())["data"]["version"])
+
+
 def build(name: str, base: str, model: Path | None, more: list[str]) -> None:
     """Build an image, `localhost/NAME`, from the sources and the model's folder alone."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    arguments = {"BASE": base, "COMMIT": commit or "unknown", "VERSION": __version__}
+    arguments = {"BASE": base, "COMMIT": commit(), "VERSION": __version__}
     with tempfile.TemporaryDirectory() as folder:
         for part in ("dogbreed", "configs", "docker", "pyproject.toml", "README.md", "LICENSE"):
             source = ROOT / part
@@ -57,8 +75,7 @@ def build(name: str, base: str, model: Path | None, more: list[str]) -> None:
         shutil.copy(ROOT / ".dockerignore", folder)
         if model:
             shutil.copytree(model, Path(folder, "model"))
-            data = json.loads((model / "model.json").read_text())["data"]
-            arguments["DATA_VERSION"] = data["version"]
+            arguments["DATA_VERSION"] = data_version(model)
         words = ["bud", *ISOLATION, "--pull-never", "--format", "docker", "--layers", *more]
         words += [f"--build-arg={key}={value}" for key, value in arguments.items()]
         words += ["-f", f"{folder}/docker/{name}.Dockerfile", "-t", f"localhost/{name}", folder]
@@ -98,82 +115,71 @@ def sizes(image: str, base: str) -> tuple[float, float]:
             return [layer["size"] for layer in manifest["layers"]]
 
     own = layers(image)[len(layers(base)) :]
+    print(f"{image}: layers of {', '.join(f'{size / 1e6:.1f}' for size in own)} MB", flush=True)
     return (unpacked(image) - unpacked(base)) / 1e6, sum(own) / 1e6
 
 
-def run_words(
-    name: str, config: dict[str, Any], words: list[str], env: dict[str, str]
-) -> list[str]:
-    """The command that runs `words` behind the image's entry point, as the image's user."""
-    variables = [f"--env={key}={value}" for key, value in env.items()]
-    user = ["--user", config["User"]]
-    return [
-        "buildah",
-        "run",
-        *ISOLATION,
-        *user,
-        *variables,
-        name,
-        "--",
-        *config["Entrypoint"],
-        *words,
-    ]
+def check_labels(config: dict[str, Any], model: Path | None = None) -> None:
+    """The image says what it was made from, and its user is not root."""
+    assert config["User"] not in {"", "0", "root"}
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.revision"] == commit()
+    assert labels["org.opencontainers.image.version"] == __version__
+    if model:
+        assert labels["dogbreed.data.version"] == data_version(model)
 
 
-def check_serve(image: str, model: Path) -> None:
-    """The server answers, is healthy, writes nothing outside /tmp, and ends on SIGTERM with 0."""
-    classes = [one["name"] for one in json.loads((model / "model.json").read_text())["classes"]]
+def ask(url: str, body: bytes | None = None) -> Any:
+    """The JSON that is answered."""
+    request = urllib.request.Request(url, body, {"Content-Type": "image/jpeg"} if body else {})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def check_serve(image: str, model: Path, words: list[str], env: dict[str, str]) -> None:
+    """The server answers, is healthy, may write nothing but /tmp, and ends on SIGTERM with 0.
+
+    Args:
+        image: its name.
+        model: the package that it serves.
+        words: behind the entry point; none: the image's own.
+        env: variables beside the image's own.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with container(image) as (name, config, files):
-        assert config["User"] not in {"", "0", "root"}
+    with container(image) as (_, config, files):
+        check_labels(config, model)
         assert not list(files.glob("opt/dogbreed/lib/python*/site-packages/torch"))
-        marker = files / "tmp/marker"
-        marker.touch()
-        env = {"PORT": str(port)}
-        command = run_words(name, config, config["Cmd"], env)
+
+        def read_only(*command: str) -> list[str]:
+            variables = [*config["Env"], *(f"{k}={v}" for k, v in env.items()), f"PORT={port}"]
+            user = f"--userspec={config['User']}:{config['User']}"
+            inside = [user, str(files), "env", "-i", *variables, *command]
+            return ["unshare", "--mount", "sh", "-euc", READ_ONLY, str(files), *inside]
+
+        command = read_only(*config["Entrypoint"], *(words or config["Cmd"]))
+        touch = subprocess.run(read_only("touch", "/model/x"), capture_output=True, check=False)
+        assert b"Read-only file system" in touch.stderr, touch
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             try:
                 begun = time.monotonic()
                 wait_until_ready(url, process)
                 print(f"serve: ready after {time.monotonic() - begun:.1f} s", flush=True)
-                picture = sample.jpeg(3, 5)
-                request = urllib.request.Request(
-                    f"{url}/predict", picture, {"Content-Type": "image/jpeg"}
-                )
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    told = json.loads(answer.read())
-                print(f"serve: /predict answers {json.dumps(told)[:160]}")
-                assert any(breed in json.dumps(told) for breed in classes), told
-                healthy = config["Healthcheck"]["Test"][1:]
-                check = ["run", *ISOLATION, "--user", config["User"], f"--env=PORT={port}", name]
-                buildah(*check, "--", *healthy)
-                print("serve: HEALTHCHECK passes")
+                told = json.dumps(ask(f"{url}/predict", sample.jpeg(3, 5)))
+                print(f"serve: /predict answers {told[:160]}", flush=True)
+                classes = json.loads((model / "model.json").read_text())["classes"]
+                assert any(one["name"] in told for one in classes), told
+                kind, *healthy = config["Healthcheck"]["Test"]
+                assert kind == "CMD"
+                subprocess.run(read_only(*healthy), check=True)
+                print("serve: HEALTHCHECK passes", flush=True)
             finally:
-                end(process)
+                process.terminate()
+                process.wait(60)
             output = process.stdout.read().decode() if process.stdout else ""
         assert process.returncode == 0, output
-        written = subprocess.run(
-            ["find", ".", "-xdev", "-newer", marker, "-type", "f", "-not", "-path", "./tmp/*"],
-            cwd=files,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        # buildah's own, and not the server's
-        written = [path for path in written if not path.startswith(("./etc/", "./run/"))]
-        assert written == [], written
-        print("serve: SIGTERM ends it with status 0; it wrote nothing outside /tmp")
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the container's own first process: buildah does not hand it on."""
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if Path(child.cmdline()[0]).name.startswith("python"):
-            child.send_signal(signal.SIGTERM)
-            break
-    process.wait(60)
+        print("serve: SIGTERM ends it with status 0, on a root that is read-only", flush=True)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -187,26 +193,22 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.2)
 
 
-def check_train(image: str, folder: Path) -> Path:
+def check_train(image: str, env: dict[str, str], folder: Path) -> Path:
     """The image trains on the sample and exports an engine, all of it in a bucket; the package."""
-    fit = "fit --config configs/quickstart.yaml --trainer.max_epochs 2 --data.workers 0"
-    with FakeGCS() as double, container(image) as (name, config, _):
-        assert config["User"] not in {"", "0", "root"}
-        run = f"{double.bucket()}/runs/check"
-        root = run.rpartition("/")[0]
-        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
-        for words in (
-            f"{fit} --run_root {root} --name check --resume auto",
-            f"export --format openvino --run {run}",
-        ):
-            command = run_words(name, config, words.split(), double.env | threads)
+    quickly = ["--trainer.max_epochs", "2", "--data.workers", "0"]
+    with container(image) as (name, config, _):
+        check_labels(config)
+        env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")} | env
+        variables = [f"--env={key}={value}" for key, value in env.items()]
+        run = ["buildah", "run", *ISOLATION, "--user", config["User"], *variables, name, "--"]
+        for words in (SERVICES["train"]["command"] + quickly, SERVICES["export"]["command"]):
+            command = [*run, *config["Entrypoint"], *words]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             lines = done.stdout.strip().splitlines()
             print("train: " + next(x for x in lines if "validation" in x), flush=True)
-        os.environ.update(double.env)
-        for path, _ in storage.find(f"{run}/model"):
-            storage.download(f"{run}/model/{path}", folder / path)
+    for path, _ in storage.find(f"{RUN}/model"):
+        storage.download(f"{RUN}/model/{path}", folder / path)
     return folder
 
 
@@ -216,21 +218,31 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="serve this one; by default what train has made")
     parser.add_argument("--images", nargs="+", default=["train", "serve"])
     parser.add_argument("--base", default=BASE)
+    parser.add_argument("--debootstrap", action="store_true", help="make the base, if need be")
     parser.add_argument("--option", action="append", default=[], help="of buildah bud")
     options = parser.parse_args()
     if options.images == ["serve"] and not options.model:
         parser.error(
             "--model: the serve image needs a package that dogbreed export has been through"
         )
+    if not buildah("images", "--quiet", "--filter", f"reference={options.base}"):
+        if not options.debootstrap:
+            parser.error(f"{options.base}: buildah pull it, or say --debootstrap")
+        base_image.make(options.base)
     model, too_large = options.model, []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, FakeGCS() as double:
+        double.bucket("dogs")
+        os.environ.update(double.env)
+        env = SERVICES["train"]["environment"] | {"STORAGE_EMULATOR_HOST": double.endpoint}
         for name in options.images:
             image = f"localhost/{name}"
             build(name, options.base, model if name == "serve" else None, options.option)
             if name == "serve":
-                check_serve(image, model)
+                check_serve(image, model, [], {})
+                if not options.model:  # compose.yaml has it take the model from the bucket
+                    check_serve(image, model, SERVICES["serve"]["command"], env)
             else:
-                made = check_train(image, Path(folder, "model"))
+                made = check_train(image, env, Path(folder, "model"))
                 model = model or made
             measured = sizes(image, options.base)
             print(

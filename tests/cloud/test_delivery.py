@@ -14,6 +14,10 @@ import yaml
 from google.cloud.devtools import cloudbuild_v1
 from google.protobuf.json_format import ParseDict, ParseError
 
+from dogbreed import __version__, package
+from tests.doubles.rest import RestDouble
+from tests.test_package import MODEL, WEIGHTS
+
 ROOT = Path(__file__).parents[2]
 BUILDS = sorted((ROOT / "cloudbuild").glob("*.yaml"))
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -23,6 +27,9 @@ RECORDER = r"""#!/bin/sh
 printf '%s\037' "$@" >> "$RECORDED/asked"; echo >> "$RECORDED/asked"
 case "$*" in *projectNumber*) echo 123456; exit ;; esac
 kind=
+case "$NEW $*" in yes*dogbreed-serve@*serviceAccountUser*) # known from the second time on
+    [ -e "$RECORDED/known" ] || { : > "$RECORDED/known"; exit 1; } ;;
+esac
 while [ $# -gt 0 ]; do
     made=$RECORDED/$(echo "$kind ${2%%@*}" | tr / _) # an account is described by its address
     case $1 in
@@ -59,11 +66,39 @@ def test_each_substitution_of_a_build_is_declared_and_used(path: Path) -> None:
     assert used == set(about["substitutions"])
 
 
-def test_traffic_moves_only_after_the_new_revision_has_answered() -> None:
-    steps = build(ROOT / "cloudbuild/serve.yaml")["steps"]
-    assert [one["id"] for one in steps][-3:] == ["deploy", "smoke", "traffic"]
-    assert not any("waitFor" in one for one in steps)  # one after another
-    assert "--no-traffic" in str(steps[-3])
+def built(name: str, folder: Path, **substitutions: str) -> list[list[str]]:
+    """Run the step `build` as Cloud Build would, with a double of docker: what that was asked."""
+    (folder / "docker").write_text("#!/bin/sh\nprintf '%s\\037' \"$@\" >> asked; echo >> asked\n")
+    (folder / "docker").chmod(0o755)
+    about = build(ROOT / f"cloudbuild/{name}.yaml")
+    values = {"BUILD_ID": "1f", "PROJECT_ID": "dogs", "LOCATION": "us-central1"}
+    values |= about["substitutions"] | substitutions
+    (step,) = (one for one in about["steps"] if one["id"] == "build")
+    script = step["args"][-1]
+    for _ in range(2):  # substitutions hold substitutions
+        script = re.sub(r"(?<!\$)\$\{(\w+)\}", lambda found: values[found[1]], script)
+    env = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    words = ["bash", *step["args"][:-1], script.replace("$$", "$")]
+    subprocess.run(words, cwd=folder, env=env, check=True)
+    return [x.split("\037")[:-1] for x in (folder / "asked").read_text().split("\n")[:-1]]
+
+
+@pytest.mark.parametrize("name", ["serve", "train"])
+def test_an_image_is_told_commit_and_versions_and_kept_under_its_name(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "dogbreed").mkdir()
+    shutil.copy(ROOT / "dogbreed/__init__.py", tmp_path / "dogbreed")
+    package.write(str(tmp_path / "model"), MODEL, WEIGHTS)
+    first, *others = built(name, tmp_path, _COMMIT="abc")
+    told = dict(x.split("=", 1) for x in first if "=" in x)
+    assert (told["COMMIT"], told["VERSION"]) == ("abc", __version__)
+    if name == "serve":
+        assert told["DATA_VERSION"] == MODEL["data"]["version"]
+    image = f"us-central1-docker.pkg.dev/dogs/dogbreed/{name}"
+    tags = [f"{image}:{'1f' if name == 'serve' else 'abc'}", f"{image}:latest"]
+    assert [word for word in first if word.startswith(f"{image}:")] == [f"{image}:latest", *tags]
+    assert others == ([["push", tag] for tag in tags] if name == "serve" else [])
 
 
 def test_workflows_begin_without_rights_and_name_what_they_run_by_commit() -> None:
@@ -78,6 +113,17 @@ def test_workflows_begin_without_rights_and_name_what_they_run_by_commit() -> No
         for job in about["jobs"].values():
             writes = {k for k, v in job.get("permissions", {}).items() if v == "write"}
             assert ("id-token" in writes) == (job in federated), path
+
+
+def test_branches_are_protected_by_every_check_of_continuous_integration() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    matrix = jobs["tests"]["strategy"]["matrix"]
+    told = {f"tests ({os_}, {python})" for os_ in matrix["os"] for python in matrix["python"]}
+    asked = re.search(r"<< END\n(.*?)\nEND", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert asked
+    protection = json.loads(asked[1])
+    demanded = {name for name, job in jobs.items() if not job.get("continue-on-error")}
+    assert set(protection["required_status_checks"]["contexts"]) == demanded - {"tests"} | told
 
 
 @pytest.mark.parametrize("name", ["build", "serve", "train"])
@@ -102,13 +148,16 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "gcloud").write_text(RECORDER)
-        (folder / "gcloud").chmod(0o755)
+        (folder / "sleep").write_text("#!/bin/sh\n")
+        for name in ("gcloud", "sleep"):
+            (folder / name).chmod(0o755)
 
-    def run(self, *words: str) -> tuple[list[list[str]], str]:
-        """What gcloud was asked for, and what was printed."""
+    def run(self, *words: str, new: str = "") -> tuple[list[list[str]], str]:
+        """What gcloud was asked for, and what was printed; new: accounts are not known at once."""
         asked = self.folder / "asked"
         asked.unlink(missing_ok=True)
         env = {"PATH": f"{self.folder}:{os.environ['PATH']}", "RECORDED": str(self.folder)}
+        env["NEW"] = new
         command = ["bash", str(ROOT / "cloudbuild/setup.sh"), "--project", "dogs", *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -133,6 +182,12 @@ def test_the_set_up_makes_everything_once(setup: Setup) -> None:
     assert made(second) == []
     describing = [x for x in first if "describe" in x]
     assert [x for x in second if "describe" in x] == describing
+
+
+def test_an_account_that_nobody_knows_yet_is_asked_for_again(setup: Setup) -> None:
+    asked, _ = setup.run(new="yes")
+    acts = [x for x in asked if x[-2] == "roles/iam.serviceAccountUser"]
+    assert acts[0] == acts[1]
 
 
 def test_a_dry_run_of_the_set_up_asks_for_nothing_and_prints_what_it_would(setup: Setup) -> None:
@@ -170,6 +225,38 @@ def test_the_set_up_says_what_is_wrong_with_its_options(words: list[str], told: 
     assert told in done.stderr
 
 
+class FakeBuilds(RestDouble):
+    """A double of Cloud Build that takes a build and leaves it alone."""
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
+        kind = "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata"
+        build = body | {"id": "1f", "projectId": "dogs", "status": "QUEUED", "logUrl": "https://x"}
+        build["name"] = f"{path.removeprefix('/v1/')}/1f"
+        return {"name": "operations/1f", "metadata": {"@type": kind, "build": build}}
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs gcloud")
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
+def test_gcloud_sends_a_build_as_it_stands(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true")
+    command = f"gcloud builds submit --config {path} --project dogs --region us-central1"
+    command += " --substitutions _COMMIT=abc --no-source --async"
+    with FakeBuilds() as double:
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDBUILD", double.endpoint)
+        done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ((asked, sent),) = [one[1:] for one in double.requests if one[0] == "POST"]
+    assert asked == "/v1/projects/dogs/locations/us-central1/builds"
+    about, parsed = build(path), cloudbuild_v1.Build()
+    ParseDict(sent, cloudbuild_v1.Build.pb(parsed))
+    assert parsed.substitutions == about["substitutions"] | {"_COMMIT": "abc"}
+    assert [list(step.args) for step in parsed.steps] == [step["args"] for step in about["steps"]]
+
+
 @pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs gcloud")
 def test_every_command_of_set_up_and_build_is_one_that_gcloud_knows(
@@ -178,11 +265,12 @@ def test_every_command_of_set_up_and_build_is_one_that_gcloud_knows(
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
     _, said = setup.run("--github", "me/dogs", "--dry-run")
     commands = [line[2:] for line in said.splitlines() if line.startswith("+ gcloud")]
-    for path in [*BUILDS, ROOT / "cloudbuild/smoke.sh", *WORKFLOWS]:
+    for path in [*BUILDS, ROOT / "cloudbuild/deploy.sh", *WORKFLOWS]:
         text = re.sub(r"\\\n", " ", path.read_text())
-        found = re.findall(r"^ *(?:token=\$\()?(gcloud [a-z][^\n|>)]*)", text, re.MULTILINE)
-        # `$$traffic` is an option or nothing. Folded blocks of YAML go on without a backslash.
-        found = [one.replace("$$traffic", "") for one in found if " --" in one]
+        words = r"gcloud [a-z](?:'[^'\n]*'|[^\n|)'])*?"
+        found = re.findall(rf"^ *(?:\w+=\$\()?({words})(?: 2>|[\n|)])", text, re.MULTILINE)
+        # `$traffic` is an option or nothing. Folded blocks of YAML go on without a backslash.
+        found = [one.replace("$traffic", "") for one in found if " --" in one]
         commands += [re.sub(r"\$\$?\{?\w+\}?", "x", one) for one in found]
     kinds = {" ".join(shlex.split(one)[:4]): one for one in commands}
     for one in kinds.values():
