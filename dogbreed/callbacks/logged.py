@@ -26,7 +26,7 @@ class Logged(Callback):
             return
         settings: dict[str, Any] = yaml.safe_load(self.config)
         settings["data"].pop("classes")
-        settings["run"] = {"url": self.run.url, **self.run.read()}
+        settings["run"] = {"url": self.run.place, **self.run.read()}
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
 

@@ -19,9 +19,8 @@ from dogbreed.callbacks.wandb_pictures import COLUMNS, SHOWN
 from dogbreed.cli import main
 from dogbreed.data.manifest import Manifest
 from dogbreed.runs import Run
+from tests.doubles.wandb import KEY, FakeWandb
 from tests.test_training import LOGGERS, fit_words, history
-
-KEY = "0123456789abcdef" * 2 + "fedcba98"  # of the form of a real one
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +87,30 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tracked: SimpleNamespace) -
     }
     assert ids == {tracked.run.read()["wandb"]["id"]}
     assert values(tracked.second, "epoch")[0] == 2
+    # W&B has one row for each step: those of the second part would replace those of the first.
+    assert min(values(tracked.second, "_step")) > max(values(tracked.first, "_step"))
+
+
+def test_what_was_kept_offline_is_uploaded_as_one_run_but_for_data_and_weights(
+    tracked: SimpleNamespace, tiny_dataset: str
+) -> None:
+    with FakeWandb() as server:
+        command = [Path(sys.executable).with_name("wandb"), "sync", *tracked.folders]
+        subprocess.run(command, env=os.environ | server.env, capture_output=True, check=True)
+    ((name, run),) = server.runs.items()
+    assert name == tracked.run.read()["wandb"]["id"]
+    rows = history(tracked.run)
+    scored = [row for row in run.history if "val/top1" in row]
+    assert [row["epoch"] for row in scored] == [0, 1, 2]
+    assert [row["val/top1"] for row in scored] == pytest.approx(
+        [float(row["val/top1"]) for row in rows], abs=1e-6
+    )
+    assert run.summary["best/val/top1"] == pytest.approx(tracked.run.metrics()["val"]["top1"])
+    assert run.config["model"]["backbone"] == "test_efficientnet"
+    sent = {path.rpartition("/")[2] for path in server.uploaded}
+    assert {"model.json", "version.txt", "pictures.table.json"} <= sent
+    assert sent.isdisjoint({"weights.safetensors", "manifest.parquet", "best.ckpt"})
+    assert [path for path, data in server.uploaded.items() if KEY.encode() in data] == []
 
 
 def test_a_run_that_starts_from_its_config_does_not_go_on_in_it(tracked: SimpleNamespace) -> None:
@@ -286,6 +309,36 @@ def fit_elsewhere(words: list[str], *before: str, **env: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+@pytest.mark.e2e
+def test_with_a_key_the_run_is_on_the_server_from_its_start_and_goes_on_there(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    with FakeWandb() as server:
+        words = fit_words(tiny_dataset, str(tmp_path), "run", "--notes", "with a key")
+        said = fit_elsewhere(words, **server.env)
+        assert "wandb sync" not in said
+        words = fit_words(tiny_dataset, str(tmp_path), "run", "--resume", "last")
+        fit_elsewhere([*words, "--trainer.max_epochs", "3"], **server.env)
+    kept = Run(f"{tmp_path}/run")
+    ((name, run),) = server.runs.items()
+    assert name == kept.read()["wandb"]["id"]
+    assert run.about["notes"] == "with a key"
+    assert run.complete == 2
+    assert [row["epoch"] for row in run.history if "val/top1" in row] == [0, 1, 2]
+    of_type = {of["artifactTypeName"]: known for known, of in server.artifacts.items()}
+    assert server.used == [of_type["dataset"]] * 2  # the same version, not a second one
+    model = server.manifest(of_type["model"])
+    assert model["weights.safetensors"]["ref"] == f"file://{kept.url}/model/weights.safetensors"
+    assert {"weights.safetensors", "manifest.parquet"}.isdisjoint(
+        path.rpartition("/")[2] for path in server.uploaded
+    )
+    told = [json.dumps(body) if path == "/graphql" else "" for _, path, body in server.requests]
+    assert not any(KEY in text for text in told)
+    assert not any(KEY.encode() in data for data in server.uploaded.values())
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(KEY.encode() in file.read_bytes() for file in files)
 
 
 @pytest.mark.e2e
