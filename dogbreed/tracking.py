@@ -21,7 +21,7 @@ from dogbreed.errors import BadInput, OutOfReach
 from dogbreed.runs import Run
 from dogbreed.storage import is_local
 
-_PROJECT = "dogbreed"
+PROJECT = "dogbreed"
 _HOMES = {
     "WANDB_CACHE_DIR": ".cache",
     "WANDB_CONFIG_DIR": ".config",
@@ -74,7 +74,7 @@ def settle(loggers: Any, run: Run, said: dict[str, Any]) -> dict[str, str]:
             )
         os.makedirs(options.save_dir, exist_ok=True)
         _leave_a_home_that_cannot_be_written(options.save_dir)
-        options.project = options.project or os.environ.get("WANDB_PROJECT", _PROJECT)
+        options.project = options.project or os.environ.get("WANDB_PROJECT", PROJECT)
         options.name = options.name or run.url.rsplit("/", 1)[-1]
         known = run.read() if run.exists else {}
         # An agent of a sweep has chosen one.

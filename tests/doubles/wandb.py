@@ -1,4 +1,4 @@
-"""A double of W&B's server: takes runs, their files and artifacts from the real client.
+"""A double of W&B's server: takes runs, files, artifacts and a sweep from the real client.
 
 By hand: ``python -m tests.doubles.wandb --port 8080`` prints the `export` lines that `dogbreed fit
 --trainer.logger WandbLogger` and `wandb sync` need.
@@ -15,7 +15,7 @@ from typing import Any
 from tests.doubles.rest import Refused, RestDouble
 
 KEY = "0123456789abcdef" * 2 + "fedcba98"  # of the form of a real one
-ENTITY = "someone"
+ENTITY, SWEEP = "someone", "sweep1"
 
 
 @dataclasses.dataclass
@@ -56,6 +56,8 @@ class FakeWandb(RestDouble):
         super().__init__(port)
         self.runs: dict[str, Kept] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}  # as asked for, by id
+        self.sweep: dict[str, Any] = {}  # the one there is, as asked for
+        self.to_run: list[dict[str, Any]] = []  # values by parameter, for agents of the sweep
         self.used: list[str] = []  # ids of artifacts that are some run's input
         self.uploaded: dict[str, bytes] = {}  # by path
         self.env = {"WANDB_BASE_URL": self.endpoint.rstrip("/"), "WANDB_API_KEY": KEY}
@@ -111,6 +113,9 @@ class FakeWandb(RestDouble):
     def _FetchArtifactDigestAlgorithm(self, _: dict[str, Any]) -> Any:
         return {"project": None}
 
+    def _ArtifactType(self, _: dict[str, Any]) -> Any:
+        return {"project": None}
+
     def _RunResumeStatus(self, asked: dict[str, Any]) -> Any:
         run = self.runs.get(asked["name"])
         model = {"id": "p", "name": asked["project"], "entity": {"id": "e", "name": ENTITY}}
@@ -133,6 +138,29 @@ class FakeWandb(RestDouble):
         return {"id": name, "name": name, "project": project, "summaryMetrics": last} | (
             {**known, **counts, **tails, "wandbConfig": json.dumps({"t": 1}), "sweepName": None}
         )
+
+    def _UpsertSweep(self, asked: dict[str, Any]) -> Any:
+        self.sweep = asked
+        project = {"name": asked["projectName"], "entity": {"name": ENTITY}}
+        sweep = {"id": "s", "name": SWEEP, "project": project}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _SweepWithRuns(self, _: dict[str, Any]) -> Any:
+        sweep = {"name": SWEEP, "config": self.sweep["config"], "runs": {"edges": []}}
+        return {"project": {"sweep": sweep}}
+
+    def _CreateAgent(self, _: dict[str, Any]) -> Any:
+        return {"createAgent": {"agent": {"id": "a"}}}
+
+    def _Heartbeat(self, asked: dict[str, Any]) -> Any:
+        commands: list[dict[str, Any]] = []
+        if asked["runState"] == "{}":
+            commands = [{"type": "exit"}]
+            if self.to_run:
+                values = {k: {"value": v} for k, v in self.to_run.pop(0).items()}
+                run = f"trial{len(self.to_run)}"
+                commands = [{"type": "run", "run_id": run, "program": "", "args": values}]
+        return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
 
     def _CreateRunFiles(self, asked: dict[str, Any]) -> Any:
         files = [{"name": name, **self._place(f"{asked['run']}/{name}")} for name in asked["files"]]
