@@ -80,8 +80,8 @@ def settle(loggers: Any, run: Run, said: dict[str, Any]) -> dict[str, str]:
         # An agent of a sweep has chosen one.
         usual = known.get("wandb", {}).get("id") or os.environ.get("WANDB_RUN_ID")
         options.id = options.id or options.version or usual or secrets.token_hex(4)
-        # The parser hands over all that wandb.init takes: its None would win over Lightning's allow,
-        # and a run that goes on would begin anew.
+        # The parser hands over all that wandb.init takes: its None would win over Lightning's
+        # "allow", and W&B would begin a run that goes on anew.
         more = {"resume": options.get("resume") or "allow", **entry.get("dict_kwargs", {})}
         more |= {name: of[name] for of in (known, said) for name in ("notes", "tags") if name in of}
         decided = options.offline or options.get("mode") or "WANDB_MODE" in os.environ

@@ -96,7 +96,8 @@ def test_what_was_kept_offline_is_uploaded_as_one_run_but_for_data_and_weights(
 ) -> None:
     with FakeWandb() as server:
         command = [Path(sys.executable).with_name("wandb"), "sync", *tracked.folders]
-        subprocess.run(command, env=os.environ | server.env, capture_output=True, check=True)
+        environment = os.environ | server.env
+        subprocess.run(command, env=environment, cwd=tracked.root, capture_output=True, check=True)
     ((name, run),) = server.runs.items()
     assert name == tracked.run.read()["wandb"]["id"]
     rows = history(tracked.run)
