@@ -295,6 +295,7 @@ def test_a_root_is_a_table_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     assert head.split()[:2] == ["name", "when"]
     assert [row.split()[0] for row in rows] == ["a", "b", "c"]
     assert "0.750" in rows[1]
+    Run(f"{tmp_path}/b").update(notes="<i>no mixup")
     report(str(tmp_path), "--sort", "top1", "--filter", "top1>0.3", "--out", f"{tmp_path}/r.html")
     *shown, last = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in shown[1:]] == ["b", "a"]
@@ -302,6 +303,7 @@ def test_a_root_is_a_table_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     page = page_of(tmp_path / "r.html")
     assert {"runs", "curves", "table"} <= page.ids
     assert "0.750" in page.text
+    assert "<i>no mixup" in page.text
     assert "0.250" not in page.text
 
 
@@ -343,6 +345,7 @@ def test_by_default_it_lists_the_runs_here(
     [
         (["none"], "none: no such folder"),
         ([".", "--filter", "name=x"], "none of the 1 runs is left"),
+        ([".", "--filter", "name=x", "--best", "val/top1"], "none of the 1 runs is left"),
         ([".", "--sort", "nam"], "did you mean 'name'?"),
         ([".", "--best", "val/tp1"], "did you mean 'val/top1'?"),
         (["a", "--spit", "val"], "did you mean 'split'?"),
