@@ -307,6 +307,20 @@ def test_a_root_is_a_table_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "0.250" not in page.text
 
 
+def test_runs_that_lie_deeper_are_named_by_their_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(str(tmp_path), "a")
+    trained(f"{tmp_path}/sweep", "0003", top1=0.9)
+    capsys.readouterr()
+    report(str(tmp_path), "--filter", "name~sweep/", "--out", f"{tmp_path}/r.html")
+    _, row, _ = capsys.readouterr().out.splitlines()
+    assert row.startswith("sweep/0003 ")
+    assert "sweep/0003" in page_of(tmp_path / "r.html").text
+    report(f"{tmp_path}/sweep")
+    assert capsys.readouterr().out.splitlines()[1].startswith("0003 ")
+
+
 @pytest.mark.parametrize("place", ["disk", "bucket"])
 def test_the_best_run_is_one_line_for_scripts(
     place: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
