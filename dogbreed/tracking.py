@@ -143,7 +143,7 @@ def close_loggers(trainer: Trainer) -> None:
     """End W&B's runs; of one that is offline, print the line that uploads it."""
     for run in wandb_runs(trainer):
         folder = Path(str(run.dir)).parent.absolute()
-        run.finish()
+        run.finish(exit_code=int(not trainer.state.finished))
         if run.offline:
             # A run that was resumed has a folder for each time; those uploaded are passed over.
             folders = sorted(folder.parent.glob(f"offline-run-*-{run.id}"))

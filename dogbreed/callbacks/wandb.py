@@ -53,7 +53,7 @@ class WandbRun(Callback):
                 run.use_artifact(manifest)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the kept checkpoint's scores into the summary; add charts and the model."""
+        """Put state and the kept checkpoint's scores into the summary; add charts and the model."""
         for run in wandb_runs(trainer):
             self._summarise(run)
             if not self.checkpoints.best_results:
@@ -67,13 +67,14 @@ class WandbRun(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """The summary knows the best so far."""
+        """The summary knows how it ended, and the best so far."""
         for run in wandb_runs(trainer):
             self._summarise(run)
 
     def _summarise(self, run: Any) -> None:
         best = self.checkpoints.best_results
         run.summary.update({f"best/val/{name}": value for name, value in best.items()})
+        run.summary["state"] = self.run.read()["state"]  # W&B's own knows no preempted, no pruned
 
 
 def define_axes(run: Any) -> None:

@@ -20,7 +20,7 @@ from dogbreed.cli import main
 from dogbreed.data.manifest import Manifest
 from dogbreed.runs import Run
 from tests.doubles.wandb import KEY, FakeWandb
-from tests.test_training import LOGGERS, fit_words, history
+from tests.test_training import LOGGERS, TermAt, fit_words, history
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -214,12 +214,56 @@ def test_it_ends_with_a_confusion_matrix_and_a_reliability_curve(tracked: Simple
     assert {"with the temperature", "without", "ideal"} == keys
 
 
-def test_the_summary_has_the_scores_of_the_kept_checkpoint(tracked: SimpleNamespace) -> None:
+def summary_of(read: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
-    for of in of_kind("summary", tracked.second):
-        summary |= of["update"]
+    for of in of_kind("summary", read):
+        summary |= of.get("update", {})
+    return summary
+
+
+def test_the_summary_has_the_scores_of_the_kept_checkpoint(tracked: SimpleNamespace) -> None:
+    summary = summary_of(tracked.second)
     for name, value in tracked.run.metrics()["val"].items():
         assert summary[f"best/val/{name}"] == pytest.approx(value)
+
+
+def test_how_a_run_ended_is_told(
+    tracked: SimpleNamespace,
+    tiny_dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert of_kind("exit", tracked.first)[-1].get("exit_code", 0) == 0
+    assert summary_of(tracked.first)["state"] == "done"
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--trainer.logger", "WandbLogger")
+    words += [f"--trainer.callbacks+={TermAt.__module__}.TermAt", "--trainer.callbacks.samples=16"]
+    assert main(words) == 143
+    (folder,) = Path(tmp_path, "run/wandb").glob("offline-run-*")
+    read = records(folder)
+    assert of_kind("exit", read)[-1]["exit_code"] == 1
+    assert summary_of(read)["state"] == "preempted"
+
+
+def test_trials_of_a_sweep_are_a_group_of_runs(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "")
+    monkeypatch.delenv("WANDB_RUN_GROUP")  # and whatever the sweep sets will be gone again
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters:\n  model.lr: {low: 1.0e-4, high: 1.0e-1, log: true}")
+    own = fit_words(tiny_dataset, str(tmp_path), "none", "--trainer.logger", "WandbLogger")
+    own = [*own[: own.index("--name")], *own[own.index("--name") + 2 :]]
+    words = ["--space", str(space), "--name", "rates", "--trials", "2"]
+    assert main(["sweep", *words, "--", *own]) == 0
+    folders = sorted(Path(tmp_path, "rates").glob("*/wandb/offline-run-*"))
+    about = [of_kind("run", records(folder))[-1] for folder in folders]
+    assert [(run["display_name"], run["run_group"]) for run in about] == [
+        ("0000", "rates"),
+        ("0001", "rates"),
+    ]
 
 
 def test_data_and_model_are_linked_by_reference(
