@@ -249,6 +249,7 @@ def test_how_a_run_ended_is_told(
 def test_trials_of_a_sweep_are_a_group_of_runs(
     tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wandb.teardown()  # it has read the environment once
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_RUN_GROUP", "")
     monkeypatch.delenv("WANDB_RUN_GROUP")  # and whatever the sweep sets will be gone again
