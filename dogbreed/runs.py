@@ -51,6 +51,11 @@ class Run:
         return self.path("checkpoints", f"{which}.ckpt")
 
     @property
+    def place(self) -> str:
+        """The directory as it can be found from anywhere on this machine."""
+        return os.path.abspath(self.url) if storage.is_local(self.url) else self.url
+
+    @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return storage.exists(self.path(RUN_FILE))

@@ -21,7 +21,7 @@ from dogbreed.errors import BadInput, OutOfReach
 from dogbreed.runs import Run
 from dogbreed.storage import is_local
 
-_PROJECT = "dogbreed"
+PROJECT = "dogbreed"
 _HOMES = {
     "WANDB_CACHE_DIR": ".cache",
     "WANDB_CONFIG_DIR": ".config",
@@ -74,13 +74,15 @@ def settle(loggers: Any, run: Run, said: dict[str, Any]) -> dict[str, str]:
             )
         os.makedirs(options.save_dir, exist_ok=True)
         _leave_a_home_that_cannot_be_written(options.save_dir)
-        options.project = options.project or os.environ.get("WANDB_PROJECT", _PROJECT)
+        options.project = options.project or os.environ.get("WANDB_PROJECT", PROJECT)
         options.name = options.name or run.url.rsplit("/", 1)[-1]
         known = run.read() if run.exists else {}
         # An agent of a sweep has chosen one.
         usual = known.get("wandb", {}).get("id") or os.environ.get("WANDB_RUN_ID")
         options.id = options.id or options.version or usual or secrets.token_hex(4)
-        more = {**entry.get("dict_kwargs", {})}
+        # The parser hands over all that wandb.init takes: its None would win over Lightning's
+        # "allow", and W&B would begin a run that goes on anew.
+        more = {"resume": options.get("resume") or "allow", **entry.get("dict_kwargs", {})}
         more |= {name: of[name] for of in (known, said) for name in ("notes", "tags") if name in of}
         decided = options.offline or options.get("mode") or "WANDB_MODE" in os.environ
         with _one_line():
@@ -141,7 +143,7 @@ def close_loggers(trainer: Trainer) -> None:
     """End W&B's runs; of one that is offline, print the line that uploads it."""
     for run in wandb_runs(trainer):
         folder = Path(str(run.dir)).parent.absolute()
-        run.finish()
+        run.finish(exit_code=int(not trainer.state.finished))
         if run.offline:
             # A run that was resumed has a folder for each time; those uploaded are passed over.
             folders = sorted(folder.parent.glob(f"offline-run-*-{run.id}"))

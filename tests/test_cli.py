@@ -1,5 +1,6 @@
 """The command line: what it lists, what it loads for that, and what it says to a wrong word."""
 
+import os
 import subprocess
 import sys
 
@@ -89,6 +90,19 @@ def test_what_is_not_for_people_is_not_in_the_help(
     assert "ckpt_path" not in said
     assert "--model.class_names" not in said.split("Linked arguments")[0]
     assert ("--resume" in said) == (verb == "fit")
+
+
+def test_one_who_reads_no_further_is_no_error() -> None:
+    for unbuffered in ("", "1"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "dogbreed", "--version"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False
+        )
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ class Logged(Callback):
             return
         settings: dict[str, Any] = yaml.safe_load(self.config)
         settings["data"].pop("classes")
-        settings["run"] = {"url": self.run.url, **self.run.read()}
+        settings["run"] = {"url": self.run.place, **self.run.read()}
+        settings["run"].pop("state")  # it will not stay so
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
 

@@ -28,11 +28,11 @@ class Pruning(Callback):
     Args:
         trial: judges it against the others.
         monitor: the score.
-        told: called after each validation.
+        told: called after each validation, with the epoch and the score.
     """
 
     def __init__(
-        self, trial: Judge, monitor: str, told: Callable[[], object] = lambda: None
+        self, trial: Judge, monitor: str, told: Callable[[int, float], object] = lambda *_: None
     ) -> None:
         self.trial, self.monitor, self.told = trial, monitor, told
 
@@ -44,6 +44,6 @@ class Pruning(Callback):
         score = float(trainer.callback_metrics[self.monitor])
         epoch = (pl_module.samples_seen - 1) // data_of(trainer).train_size + 1
         self.trial.report(score, epoch)
-        self.told()
+        self.told(epoch, score)
         if epoch != trainer.max_epochs and self.trial.should_prune():
             raise Pruned(f"{self.monitor} {score:.4f} after epoch {epoch}: worse than the median")

@@ -14,6 +14,7 @@ from dogbreed.data.datamodule import DogDataModule, data_of
 from dogbreed.data.manifest import DATASET_FILE, MANIFEST_FILE
 from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.evaluate.figures import TITLES, lower_is_better
+from dogbreed.model.module import DogModule
 from dogbreed.runs import Run
 from dogbreed.tracking import wandb_runs
 
@@ -38,8 +39,13 @@ class WandbRun(Callback):
             define_axes(run)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Link the data."""
+        """Link the data; let rows of a run that goes on stand behind those that it has."""
+        assert isinstance(pl_module, DogModule)
         for run in wandb_runs(trainer):
+            if run.offline:
+                # The server would know the last step. No step exceeds the samples seen, so that
+                # rows are overwritten only where a run goes on from before the place of its end.
+                run.log({}, step=pl_module.samples_seen, commit=False)
             manifest = data_artifact(data_of(trainer))
             if run.offline:  # where W&B takes no inputs, it stands among the outputs
                 run.log_artifact(manifest)
@@ -47,7 +53,7 @@ class WandbRun(Callback):
                 run.use_artifact(manifest)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the kept checkpoint's scores into the summary; add charts and the model."""
+        """Put state and the kept checkpoint's scores into the summary; add charts and the model."""
         for run in wandb_runs(trainer):
             self._summarise(run)
             if not self.checkpoints.best_results:
@@ -61,13 +67,14 @@ class WandbRun(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """The summary knows the best so far."""
+        """The summary knows how it ended, and the best so far."""
         for run in wandb_runs(trainer):
             self._summarise(run)
 
     def _summarise(self, run: Any) -> None:
         best = self.checkpoints.best_results
         run.summary.update({f"best/val/{name}": value for name, value in best.items()})
+        run.summary["state"] = self.run.read()["state"]  # W&B's own knows no preempted, no pruned
 
 
 def define_axes(run: Any) -> None:
@@ -101,7 +108,7 @@ def model_artifact(run: Run) -> wandb.Artifact:
     model = storage.read_json(storage.join(folder, package.MODEL_FILE))
     about = {name: model[name] for name in ("backbone", "pretraining", "data", "metrics")}
     artifact = wandb.Artifact(
-        _name(f"{run.url.rsplit('/', 1)[-1]}-model"), "model", metadata={**about, "run": run.url}
+        _name(f"{run.url.rsplit('/', 1)[-1]}-model"), "model", metadata={**about, "run": run.place}
     )
     for name, _ in storage.find(folder):
         if name == package.MODEL_FILE:

@@ -54,12 +54,13 @@ class Axes:
     def grid(self, x_label: str, y_label: str = "") -> Markup:
         """Lines at round numbers, these, and what they count."""
         parts = []
-        for tick in ticks(*self.y):
+        heights = ticks(*self.y)
+        for tick, text in zip(heights, apart(heights), strict=True):
             y = self.up(tick)
             parts.append(
                 f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
                 f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">'
-                f"{short(tick)}</text>"
+                f"{text}</text>"
             )
         bottom = HEIGHT - BOTTOM
         for tick in ticks(*self.x):
@@ -228,15 +229,24 @@ def ticks(low: float, high: float) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def short(value: float) -> str:
+def apart(values: Sequence[float]) -> list[str]:
+    """Ticks' numbers with as many figures as it takes to tell them apart."""
+    for figures in range(4, 16):
+        texts = [short(value, figures) for value in values]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
+def short(value: float, figures: int = 4) -> str:
     """A tick's number: ``25k``, ``0.4``, ``1e-4``."""
     for power, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= power:
-            return f"{value / power:.4g}{letter}"
+            return f"{value / power:.{figures}g}{letter}"
     if abs(value) < 1e-12:
         return "0"
     if abs(value) >= 1e-3:
-        return f"{value:.4g}"
+        return f"{value:.{figures}g}"
     return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
 
 

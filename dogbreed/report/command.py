@@ -62,12 +62,12 @@ def _table(
     lines = [(record, listing.line(record)) for record in read(records, whole=False)]
     if filter:
         lines = listing.kept(lines, filter)
+    if not lines:
+        raise BadInput(f"{place}: none of the {len(records)} runs is left by --filter {filter}")
     if best:
         print(listing.best(lines, best).url)
         return
     lines = listing.in_order(lines, sort)
-    if not lines:
-        raise BadInput(f"{place}: none of the {len(records)} runs is left by --filter {filter}")
     print(listing.as_text([about for _, about in lines]))
     if out:
         from dogbreed.report.several import root_page

@@ -165,10 +165,16 @@ def size_text(size: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
+def weights_text(weights: str) -> str:
+    """First weights without folders and digest: ``file: tf_efficientnet_lite0, head new``."""
+    return re.sub(r" \(SHA-256 \w+\)|\S*/(?=\S)|\.safetensors\b", "", weights)
+
+
 _FORMATS: dict[str, Callable[[Any], str]] = {
     "top1": "{:.3f}".format,
     "log_loss": "{:.3f}".format,
     "size": size_text,
+    "weights": weights_text,
 }
 _NUMBERS = {"epochs", "top1", "log_loss", "size"}
 _WIDEST = {"tags": 40, "name": 40, "data": 34, "weights": 34}

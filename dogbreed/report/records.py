@@ -31,11 +31,13 @@ class Record:
         url: the directory.
         sizes: its files, by their path in it, in bytes.
         files: the bytes of the small ones among them.
+        within: its path below the root that was asked for, if any.
     """
 
     url: str
     sizes: dict[str, int]
     files: dict[str, bytes]
+    within: str = ""
 
     def json(self, name: str) -> dict[str, Any]:
         """What a file of it says; nothing where it is not there. Raises BadInput."""
@@ -52,7 +54,9 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The run's name, by default its folder's."""
+        """The run's name, by default its folder's; `sweep/0003` of one deeper in a root."""
+        if "/" in self.within:
+            return self.within
         return str(self.about.get("name") or self.url.rsplit("/", 1)[-1])
 
     @property
@@ -189,7 +193,7 @@ def runs_in(place: str) -> list[Record]:
         for depth in range(1, len(parts)):
             if (folder := "/".join(parts[:depth])) in inside:
                 inside[folder]["/".join(parts[depth:])] = size
-    return [Record(storage.join(url, folder), of, {}) for folder, of in inside.items()]
+    return [Record(storage.join(url, folder), of, {}, folder) for folder, of in inside.items()]
 
 
 def read(records: Iterable[Record], *, whole: bool) -> list[Record]:

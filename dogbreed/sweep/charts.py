@@ -6,11 +6,12 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from dogbreed.report.charts import HEIGHT, TOP, Axes, legend, number, short, svg
+from dogbreed.report.charts import HEIGHT, TOP, Axes, apart, legend, number, short, svg
 from dogbreed.sweep.space import Parameter, brief
 
 _WIDTH, _TALL = 840, 320  # of parallel coordinates, in units of their own
 _SIDE, _UP, _DOWN = 56, 30, 34  # margins
+_LETTER = 6.5  # width of one, about
 
 
 def history(scores: Sequence[float], names: Sequence[str], metric: str, *, least: bool) -> Markup:
@@ -83,7 +84,7 @@ def parallel(
     # The best is at the top, whichever way the score goes.
     ups = [max(0.0, (high - s) / span if least else (s - low) / span) for s in scores]
     ends = (high, low) if least else (low, high)
-    columns.append((ups, [(0.0, number(ends[0])), (1.0, number(ends[1]))]))
+    columns.append((ups, list(zip((0.0, 1.0), apart(ends), strict=True))))
     order = sorted(range(len(scores)), key=lambda k: ups[k])
     shown_off = set(order[-max(1, len(order) // 5) :])
     parts = []
@@ -97,12 +98,14 @@ def parallel(
             f' data-tip="{metric} {number(scores[k])}: {escape(values)}"/>'
         )
     for at, (x, name, (_, ticks)) in enumerate(zip(xs, names, columns, strict=True)):
-        anchor = "start" if at == 0 else "end" if at == len(names) - 1 else "middle"
-        edge = 0 if at == 0 else _WIDTH if at == len(names) - 1 else x
+        title = name.rpartition(".")[2] if at < len(names) - 1 else name
+        edge, anchor = x, "middle"
+        if len(title) * _LETTER / 2 > _SIDE:  # it would not fit above the first or last axis
+            edge, anchor = {0: (0, "start"), len(names) - 1: (_WIDTH, "end")}.get(at, (x, anchor))
         parts.append(
             f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_UP}" y2="{_TALL - _DOWN}"/>'
             f'<text class="axis" x="{edge:.1f}" y="{_UP - 14}" text-anchor="{anchor}">'
-            f"{escape(name.rpartition('.')[2] if at < len(names) - 1 else name)}</text>"
+            f"{escape(title)}</text>"
         )
         for place, text in ticks:
             side = (x + 6, "start") if at < len(names) - 1 else (x - 6, "end")

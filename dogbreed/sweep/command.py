@@ -93,6 +93,7 @@ def sweep(
     plan = work.Plan(
         folder, place, folder if database else NAME, looked_through, words, trials, seed, prune
     )
+    os.environ.setdefault("WANDB_RUN_GROUP", name)  # for trials that have its logger
     ready = multiprocessing.get_context("spawn").Event()
     with _helpers(plan, processes - 1, ready) as helpers:
         status = work.work(plan, ready=ready.set)

@@ -9,6 +9,7 @@ import yaml
 from dogbreed import storage
 from dogbreed.errors import BadInput
 from dogbreed.sweep.space import Parameter, Space, word
+from dogbreed.tracking import PROJECT
 
 
 def wandb_sweep(space: Space, words: Sequence[str], trials: int, name: str) -> str:
@@ -25,6 +26,7 @@ def wandb_sweep(space: Space, words: Sequence[str], trials: int, name: str) -> s
     )
     body = {
         "name": name,
+        "project": PROJECT,  # where a run goes that is not an agent's
         "method": "bayes",
         "metric": {"name": f"best/{space.metric}", "goal": space.goal},
         "run_cap": trials,
@@ -39,7 +41,8 @@ def wandb_sweep(space: Space, words: Sequence[str], trials: int, name: str) -> s
 
 def _of_wandb(of: Parameter) -> dict[str, Any]:
     if of.values:
-        return {"values": list(of.values)}
+        # An agent would write None and True as Python does.
+        return {"values": [x if type(x) in {int, float} else word(x) for x in of.values]}
     bounds = {"min": of.low, "max": of.high}
     if of.whole:
         return {"distribution": "q_log_uniform_values", "q": 1, **bounds} if of.log else bounds

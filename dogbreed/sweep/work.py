@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import io
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from dogbreed.sweep.space import Space, brief, word
 from dogbreed.sweep.study import give_back, next_trial, open_study, owned, run_of
 from dogbreed.training import fit
 
+QUIET = 60.0  # seconds from which on a trial tells each validation
 HOPELESS = 3  # trials that fail, and none that does not, end a sweep
 
 
@@ -72,12 +74,11 @@ def work(plan: Plan, worker: int = 0, ready: Callable[[], object] = lambda: None
     study = plan.study(worker)
     while trial := next_trial(study, plan.trials):
         values = {of.name: of.suggest(trial) for of in plan.space.parameters}
-        begun, said = time.monotonic(), io.StringIO()
+        begun = time.monotonic()
+        watch = Pruning(trial, plan.space.metric, _teller(plan, run_of(trial), ready))
         try:
-            with owned(trial), contextlib.redirect_stdout(said):
-                status = fit(
-                    _words(plan, trial, values), [Pruning(trial, plan.space.metric, ready)]
-                )
+            with owned(trial), contextlib.redirect_stdout(io.StringIO()):
+                status = fit(_words(plan, trial, values), [watch])
             if status:
                 give_back(study, trial)
                 return status
@@ -97,6 +98,19 @@ def work(plan: Plan, worker: int = 0, ready: Callable[[], object] = lambda: None
     return 0
 
 
+def _teller(plan: Plan, run: str, ready: Callable[[], object]) -> Callable[[int, float], object]:
+    """What a trial does after a validation: a line of one that takes long."""
+    begun, out = time.monotonic(), sys.stdout
+
+    def tell(epoch: int, score: float) -> None:
+        ready()
+        if (seconds := time.monotonic() - begun) > QUIET:
+            line = f"{run}: {plan.space.metric} {score:.4f} after epoch {epoch}, {seconds:.0f} s"
+            print(line, file=out, flush=True)
+
+    return tell
+
+
 def _words(plan: Plan, trial: optuna.Trial, values: dict[str, Any]) -> list[str]:
     """Words of the fit; where it was begun before, it goes on."""
     words = [*plan.words, *(f"--{name}={word(value)}" for name, value in values.items())]
@@ -108,7 +122,9 @@ def _score(plan: Plan, run: str) -> float:
     """What the run's kept checkpoint scored, at its temperature."""
     scores = Run(storage.join(plan.folder, run)).metrics().get("val")
     if scores is None:
-        raise BadInput(f"{run}: no validation, so nothing to compare; train for whole epochs")
+        raise BadInput(
+            f"{run}: no validation, so nothing to compare; see --trainer.check_val_every_n_epoch"
+        )
     score = float(scores[plan.space.metric.partition("/")[2]])
     if not math.isfinite(score):
         raise ValueError(f"{plan.space.metric} is {score}")

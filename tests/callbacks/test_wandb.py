@@ -19,9 +19,8 @@ from dogbreed.callbacks.wandb_pictures import COLUMNS, SHOWN
 from dogbreed.cli import main
 from dogbreed.data.manifest import Manifest
 from dogbreed.runs import Run
-from tests.test_training import LOGGERS, fit_words, history
-
-KEY = "0123456789abcdef" * 2 + "fedcba98"  # of the form of a real one
+from tests.doubles.wandb import KEY, FakeWandb
+from tests.test_training import LOGGERS, TermAt, fit_words, history
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +87,31 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tracked: SimpleNamespace) -
     }
     assert ids == {tracked.run.read()["wandb"]["id"]}
     assert values(tracked.second, "epoch")[0] == 2
+    # W&B has one row for each step: those of the second part would replace those of the first.
+    assert min(values(tracked.second, "_step")) > max(values(tracked.first, "_step"))
+
+
+def test_what_was_kept_offline_is_uploaded_as_one_run_but_for_data_and_weights(
+    tracked: SimpleNamespace, tiny_dataset: str
+) -> None:
+    with FakeWandb() as server:
+        command = [Path(sys.executable).with_name("wandb"), "sync", *tracked.folders]
+        environment = os.environ | server.env
+        subprocess.run(command, env=environment, cwd=tracked.root, capture_output=True, check=True)
+    ((name, run),) = server.runs.items()
+    assert name == tracked.run.read()["wandb"]["id"]
+    rows = history(tracked.run)
+    scored = [row for row in run.history if "val/top1" in row]
+    assert [row["epoch"] for row in scored] == [0, 1, 2]
+    assert [row["val/top1"] for row in scored] == pytest.approx(
+        [float(row["val/top1"]) for row in rows], abs=1e-6
+    )
+    assert run.summary["best/val/top1"] == pytest.approx(tracked.run.metrics()["val"]["top1"])
+    assert run.config["model"]["backbone"] == "test_efficientnet"
+    sent = {path.rpartition("/")[2] for path in server.uploaded}
+    assert {"model.json", "version.txt", "pictures.table.json"} <= sent
+    assert sent.isdisjoint({"weights.safetensors", "manifest.parquet", "best.ckpt"})
+    assert [path for path, data in server.uploaded.items() if KEY.encode() in data] == []
 
 
 def test_a_run_that_starts_from_its_config_does_not_go_on_in_it(tracked: SimpleNamespace) -> None:
@@ -190,12 +214,57 @@ def test_it_ends_with_a_confusion_matrix_and_a_reliability_curve(tracked: Simple
     assert {"with the temperature", "without", "ideal"} == keys
 
 
-def test_the_summary_has_the_scores_of_the_kept_checkpoint(tracked: SimpleNamespace) -> None:
+def summary_of(read: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
-    for of in of_kind("summary", tracked.second):
-        summary |= of["update"]
+    for of in of_kind("summary", read):
+        summary |= of.get("update", {})
+    return summary
+
+
+def test_the_summary_has_the_scores_of_the_kept_checkpoint(tracked: SimpleNamespace) -> None:
+    summary = summary_of(tracked.second)
     for name, value in tracked.run.metrics()["val"].items():
         assert summary[f"best/val/{name}"] == pytest.approx(value)
+
+
+def test_how_a_run_ended_is_told(
+    tracked: SimpleNamespace,
+    tiny_dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert of_kind("exit", tracked.first)[-1].get("exit_code", 0) == 0
+    assert summary_of(tracked.first)["state"] == "done"
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = fit_words(tiny_dataset, str(tmp_path), "run", "--trainer.logger", "WandbLogger")
+    words += [f"--trainer.callbacks+={TermAt.__module__}.TermAt", "--trainer.callbacks.samples=16"]
+    assert main(words) == 143
+    (folder,) = Path(tmp_path, "run/wandb").glob("offline-run-*")
+    read = records(folder)
+    assert of_kind("exit", read)[-1]["exit_code"] == 1
+    assert summary_of(read)["state"] == "preempted"
+
+
+def test_trials_of_a_sweep_are_a_group_of_runs(
+    tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb.teardown()  # it has read the environment once
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "")
+    monkeypatch.delenv("WANDB_RUN_GROUP")  # and whatever the sweep sets will be gone again
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters:\n  model.lr: {low: 1.0e-4, high: 1.0e-1, log: true}")
+    own = fit_words(tiny_dataset, str(tmp_path), "none", "--trainer.logger", "WandbLogger")
+    own = [*own[: own.index("--name")], *own[own.index("--name") + 2 :]]
+    words = ["--space", str(space), "--name", "rates", "--trials", "2"]
+    assert main(["sweep", *words, "--", *own]) == 0
+    folders = sorted(Path(tmp_path, "rates").glob("*/wandb/offline-run-*"))
+    about = [of_kind("run", records(folder))[-1] for folder in folders]
+    assert [(run["display_name"], run["run_group"]) for run in about] == [
+        ("0000", "rates"),
+        ("0001", "rates"),
+    ]
 
 
 def test_data_and_model_are_linked_by_reference(
@@ -286,6 +355,36 @@ def fit_elsewhere(words: list[str], *before: str, **env: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+@pytest.mark.e2e
+def test_with_a_key_the_run_is_on_the_server_from_its_start_and_goes_on_there(
+    tiny_dataset: str, tmp_path: Path
+) -> None:
+    with FakeWandb() as server:
+        words = fit_words(tiny_dataset, str(tmp_path), "run", "--notes", "with a key")
+        said = fit_elsewhere(words, **server.env)
+        assert "wandb sync" not in said
+        words = fit_words(tiny_dataset, str(tmp_path), "run", "--resume", "last")
+        fit_elsewhere([*words, "--trainer.max_epochs", "3"], **server.env)
+    kept = Run(f"{tmp_path}/run")
+    ((name, run),) = server.runs.items()
+    assert name == kept.read()["wandb"]["id"]
+    assert run.about["notes"] == "with a key"
+    assert run.complete == 2
+    assert [row["epoch"] for row in run.history if "val/top1" in row] == [0, 1, 2]
+    of_type = {of["artifactTypeName"]: known for known, of in server.artifacts.items()}
+    assert server.used == [of_type["dataset"]] * 2  # the same version, not a second one
+    model = server.manifest(of_type["model"])
+    assert model["weights.safetensors"]["ref"] == f"file://{kept.url}/model/weights.safetensors"
+    assert {"weights.safetensors", "manifest.parquet"}.isdisjoint(
+        path.rpartition("/")[2] for path in server.uploaded
+    )
+    told = [json.dumps(body) if path == "/graphql" else "" for _, path, body in server.requests]
+    assert not any(KEY in text for text in told)
+    assert not any(KEY.encode() in data for data in server.uploaded.values())
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(KEY.encode() in file.read_bytes() for file in files)
 
 
 @pytest.mark.e2e

@@ -1,5 +1,6 @@
 """What doubles of Google's JSON interfaces have in common: a server on loopback."""
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,8 +29,10 @@ class RestDouble:
 
             def _handle(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(size) or b"null")
                 url = urlsplit(self.path)
+                body: Any = self.rfile.read(size)
+                if double.takes_json(self.command, url.path):
+                    body = json.loads(body or b"null")
                 double.requests.append((self.command, url.path, body))
                 status, answer = 200, {}
                 try:
@@ -43,7 +46,11 @@ class RestDouble:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = do_DELETE = do_PATCH = _handle
+            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _handle
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionResetError):  # a client that has gone away
+                    super().handle()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -52,6 +59,10 @@ class RestDouble:
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def takes_json(self, method: str, path: str) -> bool:
+        """Whether a request's body is JSON, not bytes as they are."""
+        return True
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
         """The answer to one request, as JSON; raises Refused."""

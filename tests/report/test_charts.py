@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dogbreed.report.charts import Series, bars, lines, reliability, short, ticks
+from dogbreed.report.charts import Series, apart, bars, lines, reliability, short, ticks
 
 EVIL = '<script>alert("1")</script>'
 
@@ -33,6 +33,12 @@ def test_ticks_are_few_round_and_within(low: float, high: float) -> None:
 )
 def test_a_tick_is_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_ticks_that_lie_close_have_as_many_figures_as_tell_them_apart() -> None:
+    assert apart([0.4, 0.5]) == ["0.4", "0.5"]
+    assert apart([1.0, 1.00005, 1.0001]) == ["1", "1.00005", "1.0001"]
+    assert apart([120_000, 120_002]) == ["120k", "120.002k"]
 
 
 def test_a_line_stops_where_nothing_was_measured() -> None:

@@ -295,6 +295,7 @@ def test_a_root_is_a_table_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     assert head.split()[:2] == ["name", "when"]
     assert [row.split()[0] for row in rows] == ["a", "b", "c"]
     assert "0.750" in rows[1]
+    Run(f"{tmp_path}/b").update(notes="<i>no mixup")
     report(str(tmp_path), "--sort", "top1", "--filter", "top1>0.3", "--out", f"{tmp_path}/r.html")
     *shown, last = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in shown[1:]] == ["b", "a"]
@@ -302,7 +303,22 @@ def test_a_root_is_a_table_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     page = page_of(tmp_path / "r.html")
     assert {"runs", "curves", "table"} <= page.ids
     assert "0.750" in page.text
+    assert "<i>no mixup" in page.text
     assert "0.250" not in page.text
+
+
+def test_runs_that_lie_deeper_are_named_by_their_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(str(tmp_path), "a")
+    trained(f"{tmp_path}/sweep", "0003", top1=0.9)
+    capsys.readouterr()
+    report(str(tmp_path), "--filter", "name~sweep/", "--out", f"{tmp_path}/r.html")
+    _, row, _ = capsys.readouterr().out.splitlines()
+    assert row.startswith("sweep/0003 ")
+    assert "sweep/0003" in page_of(tmp_path / "r.html").text
+    report(f"{tmp_path}/sweep")
+    assert capsys.readouterr().out.splitlines()[1].startswith("0003 ")
 
 
 @pytest.mark.parametrize("place", ["disk", "bucket"])
@@ -343,6 +359,7 @@ def test_by_default_it_lists_the_runs_here(
     [
         (["none"], "none: no such folder"),
         ([".", "--filter", "name=x"], "none of the 1 runs is left"),
+        ([".", "--filter", "name=x", "--best", "val/top1"], "none of the 1 runs is left"),
         ([".", "--sort", "nam"], "did you mean 'name'?"),
         ([".", "--best", "val/tp1"], "did you mean 'val/top1'?"),
         (["a", "--spit", "val"], "did you mean 'split'?"),

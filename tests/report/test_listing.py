@@ -122,3 +122,17 @@ def test_tags_are_a_column_where_there_are_any_and_find_their_runs() -> None:
 )
 def test_sizes_are_read_easily(size: int, text: str) -> None:
     assert listing.size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("file: /w/net.safetensors (SHA-256 0123456789ab), head new", "file: net, head new"),
+        ("file: gs://b/w/net.safetensors (SHA-256 0123456789ab)", "file: net"),
+        ("run: gs://b/runs/exp1 (file: /w/a.safetensors (SHA-256 01ab))", "run: exp1 (file: a)"),
+        ("random: there is no Hub here", "random: there is no Hub here"),
+    ],
+)
+def test_first_weights_are_shown_without_folders_and_digests(said: str, shown: str) -> None:
+    assert listing.weights_text(said) == shown
+    assert listing.cells({"weights": said}, ("weights",)) == {"weights": shown}

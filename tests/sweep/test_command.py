@@ -98,6 +98,34 @@ def test_a_trial_that_does_worse_than_others_is_ended_and_says_so(
     assert about["reason"].startswith("val/log_loss")
 
 
+def test_a_sweep_ends_trials_that_do_worse_than_the_median_and_shows_them_apart(
+    tiny_dataset: str,
+    tmp_path: Path,
+    space: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("dogbreed.sweep.study.STARTUP", 1)
+    monkeypatch.setattr("dogbreed.sweep.work.QUIET", 0.0)  # as of trials that take long
+    own = words(tiny_dataset, tmp_path, "--trainer.max_epochs", "2")
+    assert main(["sweep", "--space", space, "--trials", "5", *own]) == 0
+    said = capsys.readouterr().out
+    trials = trials_of(tmp_path, space)
+    pruned = [t for t in trials if t.state == TrialState.PRUNED]
+    done = [t for t in trials if t.state == TrialState.COMPLETE]
+    assert len(pruned) + len(done) == 5
+    assert pruned
+    for trial in pruned:
+        run = f"{trial.number:04d}"
+        assert Run(f"{tmp_path}/sweep/{run}").read()["state"] == "pruned"
+        assert f"{run}: pruned after epoch 1" in said
+        assert f"{run}: val/log_loss {trial.intermediate_values[1]:.4f} after epoch 1, " in said
+        earlier = [t for t in done if t.number < trial.number]
+        assert trial.intermediate_values[1] > min(t.intermediate_values[1] for t in earlier)
+    page = Path(tmp_path, "sweep/sweep.html").read_text()
+    assert f"{len(done)} done, {len(pruned)} pruned" in page
+
+
 def test_a_sweep_ended_by_sigterm_goes_on_in_the_same_run(
     tiny_dataset: str, tmp_path: Path, space: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

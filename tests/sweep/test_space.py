@@ -95,6 +95,9 @@ def test_wandb_gets_the_command_and_the_same_bounds(tmp_path: Path) -> None:
     assert told["metric"]["name"] == "best/val/log_loss"
     whole = yaml.safe_load(wandb_sweep(SPACE, [], 3, "s"))["parameters"]["trainer.max_epochs"]
     assert whole == {"min": 2, "max": 30}
+    odd = Space("val/top1", (Parameter("x", values=(True, None, [0, 0.2], "text", 3)),))
+    values = yaml.safe_load(wandb_sweep(odd, [], 3, "s"))["parameters"]["x"]["values"]
+    assert values == ["true", "null", "[0, 0.2]", "text", 3]  # as fit takes them
 
 
 JOB = """# dogbreed fit --print_config | gcloud storage cp - gs://b/runs/x/job/config.yaml
