@@ -4,6 +4,7 @@ Weights have a scale for each channel: MobileNetV3's depthwise kernels differ so
 to channel that one scale for all leaves nothing of them.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 
@@ -38,12 +39,13 @@ def to_int8(
     )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(30)  # logging.WARNING: it remarks on every step
+    # Of ranges for each channel of a depthwise layer it says that they are not from histograms.
+    nncf.set_log_level(logging.ERROR)
     source = onnx.ModelProto()
     source.CopyFrom(model)
     # The rejection score and heat are as exact as the features that they are made of.
-    on_the_way = set(layers(model))
-    beside = {node.name for node in model.graph.node if node.op_type in LAYERS} - on_the_way
+    on_the_way = {node.name for node in _way(model)}
+    beside = {node.name for node in model.graph.node} - on_the_way
     quantised: onnx.ModelProto = nncf.quantize(
         source,
         nncf.Dataset([{INPUT: picture} for picture in pictures]),
@@ -68,7 +70,7 @@ def _halve(model: onnx.ModelProto, names: set[str]) -> None:
     """
     constants = {each.name: each for each in model.graph.initializer}
     users = Counter(name for node in model.graph.node for name in node.input)
-    for node in [node for node in model.graph.node if node.name in names]:
+    for node in [n for n in model.graph.node if n.name in names and n.op_type in LAYERS]:
         for k, name in enumerate(node.input):
             if users[name] > 1 or name not in constants or len(constants[name].dims) != 2:
                 continue
@@ -81,8 +83,13 @@ def _halve(model: onnx.ModelProto, names: set[str]) -> None:
 
 def layers(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes with weights on the way to the probabilities, in their order."""
+    return [node.name for node in _way(model) if node.op_type in LAYERS]
+
+
+def _way(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that the probabilities are made by, in their order."""
     usual = onnx.utils.Extractor(model).extract_model([INPUT], ["probabilities"])
-    return [node.name for node in usual.graph.node if node.op_type in LAYERS]
+    return list(usual.graph.node)
 
 
 def hurt(

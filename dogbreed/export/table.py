@@ -46,23 +46,27 @@ def _drop(row: dict[str, Any]) -> str:
 
 def picture(rows: list[dict[str, Any]], title: str) -> bytes:
     """Accuracy against speed at batch 8: a PNG. The module is a square; size follows the file."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     figure.suptitle(title, fontsize=9)
     axes = figure.subplots()
     for row in rows:
         speed, top1, drop = row["images_per_s"]["8"], row["top1"], row["top1_drop"]
-        module = drop is None
-        colour = "#3b6ea5" if module else "#e0a030"
+        points = axes.scatter(
+            speed,
+            top1,
+            s=30 + 10 * row["bytes"] / 1e6,
+            marker="s" if drop is None else "o",
+            alpha=0.7,
+            label=f"{row['name']}, {row['bytes'] / 1e6:.1f} MB",
+        )
         if drop is not None:  # the interval is that of the difference to the module
             low, high = drop["high"] - drop["value"], drop["value"] - drop["low"]
+            colour = points.get_facecolor()[0]
             axes.errorbar(speed, top1, [[max(0, low)], [max(0, high)]], color=colour, capsize=3)
-        size = 30 + 10 * row["bytes"] / 1e6
-        axes.scatter(speed, top1, s=size, color=colour, marker="s" if module else "o", alpha=0.7)
-        label = f"{row['name']}, {row['bytes'] / 1e6:.1f} MB"
-        axes.annotate(label, (speed, top1), (6, 6), textcoords="offset points", fontsize=8)
     axes.set(xlabel="images a second, batches of 8", ylabel="validation top-1", xlim=(0, None))
-    axes.margins(x=0.25, y=0.3)
+    axes.margins(x=0.1, y=0.3)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     return png.getvalue()

@@ -48,20 +48,23 @@ def make_run(backbone: str, data: Manifest, folder: Path) -> str:
     return write_run(network, data, folder)
 
 
-def make_fitted_run(backbone: str, data: Manifest, folder: Path, *, spread: float) -> str:
+def make_fitted_run(
+    backbone: str, data: Manifest, folder: Path, *, spread: float, where: str = "bn1"
+) -> str:
     """A run of random weights whose head was fitted to the training pictures.
 
     Args:
         backbone: with depthwise layers.
         data: pictures of a breed must be much alike, for nothing else was learnt.
         folder: of the run.
-        spread: how much the channels of depthwise layers differ, as those of trained networks do:
-            the standard deviation of the logarithms of their scales.
+        spread: how much the channels of some layers differ, as those of trained networks do: the
+            standard deviation of the logarithms of their scales.
+        where: the end of the names of these layers' BatchNorm.
     """
     torch.manual_seed(0)
     network = Network(backbone, len(data.classes))
     for name, module in network.body.named_modules():
-        if isinstance(module, torch.nn.BatchNorm2d) and name.endswith("bn1"):
+        if isinstance(module, torch.nn.BatchNorm2d) and name.endswith(where):
             module.weight.data.normal_(std=spread).exp_()
     source = package.read(write_run(network, data, folder) + "/model")
     pictures = Pictures.of(source, data, "train")

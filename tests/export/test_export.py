@@ -70,6 +70,23 @@ def test_a_graph_answers_as_the_module_does(
     assert_same(engine, TorchEngine(package.read(f"{run}/model"), "cpu"), pictures)
 
 
+def test_bf16_keeps_its_weights_in_half_the_room(run: str, exported: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "model")
+    export("openvino", "bf16", run=run, out=out, max_drop=1.0)
+    sizes = [
+        storage.read_json(f"{url}/engines/{name}/engine.json")["files"]["model.bin"]["bytes"]
+        for url, name in ((exported, "openvino-fp32"), (out, "openvino-bf16"))
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    pictures = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    source = package.read(out)
+    shares = [
+        open_engine(source, name).answer(pictures).probabilities
+        for name in ("torch", "openvino-bf16")
+    ]
+    np.testing.assert_allclose(shares[1], shares[0], atol=0.2)
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("form", FILES)
 def test_an_exported_mobilenet_answers_as_the_module_does(

@@ -3,6 +3,7 @@
 import colorsys
 import io
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from PIL import Image
 from dogbreed import package, storage
 from dogbreed.data.manifest import Manifest
 from dogbreed.data.prepare import prepare
-from dogbreed.engine import open_engine
+from dogbreed.engine import TorchEngine, open_engine
 from dogbreed.errors import BadInput
 from dogbreed.export.export import export
+from dogbreed.export.pictures import Pictures
+from dogbreed.exported import FILES
 from tests.export.runs import SIZE, make_fitted_run, make_run
 
 BREEDS, EACH = 8, 60
+SPREAD = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,12 @@ def run(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_fitted_run("mobilenetv3_small_050", data, folder, spread=1.0)
 
 
+def engine_json(run: str, name: str) -> dict[str, Any]:
+    """What was noted with an engine."""
+    about: dict[str, Any] = storage.read_json(f"{run}/model/engines/{name}/engine.json")
+    return about
+
+
 @pytest.mark.e2e
 def test_one_scale_for_all_channels_ruins_a_mobilenet_and_is_refused(run: str) -> None:
     with pytest.raises(BadInput, match=r"top-1 drops by \d\d\..*hurt most, .*nothing was written"):
@@ -51,16 +61,55 @@ def test_one_scale_for_all_channels_ruins_a_mobilenet_and_is_refused(run: str) -
 
 
 @pytest.mark.e2e
-def test_what_loses_little_passes(data: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FILES)
+def test_what_loses_little_passes(
+    form: Literal["onnx", "openvino"], data: Manifest, tmp_path: Path
+) -> None:
     run = make_fitted_run("test_efficientnet", data, tmp_path, spread=0.0)
-    export("openvino", "int8", run=run, max_drop=0.1)
-    source = package.read(f"{run}/model")
-    about = storage.read_json(f"{source.url}/engines/openvino-int8/engine.json")
+    export(form, "int8", run=run, max_drop=0.1)
+    about = engine_json(run, f"{form}-int8")
     assert about["calibration"] == {"split": "train", "n": 300}
     assert about["gate"]["split"] == "val"
     assert about["gate"]["top1_drop"]["high"] <= 0.1
-    answers = open_engine(source, "openvino-int8").answer(np.zeros((3, SIZE, SIZE, 3), np.uint8))
-    assert answers.probabilities.sum(1) == pytest.approx(1, abs=1e-3)
+    assert about["kept_in_float32"] == []
+    source = package.read(f"{run}/model")
+    pictures = next(Pictures.of(source, data, "val").batches("pictures"))
+    got = open_engine(source, f"{form}-int8").answer(pictures)
+    assert source.rejection is not None
+    scores = source.rejection.scores(got.probabilities, got.embedding, source.temperature)
+    np.testing.assert_allclose(got.reject_score, scores, atol=5e-4)  # a step of 8 bits is 4e-3
+
+
+@pytest.mark.e2e
+def test_a_layer_that_int8_ruins_stays_in_float32_by_itself(data: Manifest, tmp_path: Path) -> None:
+    run = make_fitted_run(
+        "mobilenetv3_small_050", data, tmp_path, spread=SPREAD, where="blocks.2.0.bn1"
+    )
+    options = {"run": run, "per_channel": False, "max_drop": 0.1}
+    with pytest.raises(BadInput, match=r"0 layers in float32.*nothing was written"):
+        export("openvino", "int8", keep=0, **options)
+    export("openvino", "int8", keep=2, **options)
+    about = engine_json(run, "openvino-int8")
+    assert len(about["kept_in_float32"]) == 2
+    assert about["gate"]["top1_drop"]["high"] <= 0.1
+
+
+@pytest.mark.e2e
+def test_int8_answers_the_same_in_batches_of_any_size(
+    run: str, data: Manifest, tmp_path: Path
+) -> None:
+    """OpenVINO computes int8 graphs wrongly if their batch is not fixed."""
+    export("openvino", "int8", run=run, out=str(tmp_path / "model"), max_drop=1.0)
+    source = package.read(str(tmp_path / "model"))
+    engine = open_engine(source, "openvino-int8")
+    pictures = next(Pictures.of(source, data, "val").batches("pictures"))
+    module = TorchEngine(source, "cpu").answer(pictures).probabilities
+    alone = np.concatenate([engine.answer(each[None]).probabilities for each in pictures])
+    assert np.abs(alone - module).max() < 0.2
+    for size in (2, 7, 8, 13, len(pictures)):
+        np.testing.assert_allclose(
+            engine.answer(pictures[:size]).probabilities, alone[:size], atol=1e-3
+        )
 
 
 def test_int8_needs_three_hundred_training_pictures(tiny_dataset: str, tmp_path: Path) -> None:

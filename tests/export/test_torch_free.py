@@ -67,6 +67,13 @@ def test_predict_answers_as_the_module_does_where_no_torch_is(
 
 
 @pytest.mark.e2e
+def test_all_that_is_installed_takes_little_room(python: str) -> None:
+    (packages,) = Path(python).parents[1].glob("lib/python*/site-packages")
+    size = sum(file.lstat().st_size for file in packages.rglob("*") if file.is_file())
+    assert size <= 450e6
+
+
+@pytest.mark.e2e
 def test_a_request_is_answered_where_no_torch_is(python: str, model: str, tmp_path: Path) -> None:
     with serving(model, tmp_path, "--engine", "openvino-fp32", python=python) as served:
         assert served.get("/info").json()["server"]["engine"] == "openvino-fp32"
