@@ -80,7 +80,7 @@ class Prediction:
             "number": self.number,
             "breed": self.entry["breed"],
             "probability": _short(self.entry["probability"]),
-            "top5": [[of["breed"], _short(of["probability"])] for of in self.entry["top5"]],
+            "top5": [of | {"probability": _short(of["probability"])} for of in self.entry["top5"]],
             "reject_score": _short(self.reject_score),
             "is_dog": self.entry["is_dog"],
             "picture": {name: _short(x) for name, x in zip(FEATURES, seen, strict=True)},

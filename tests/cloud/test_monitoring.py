@@ -1,6 +1,7 @@
 """Dashboards, rules and objectives: read strictly, and made of metrics that the server has."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from google.cloud import monitoring_v3
 from google.protobuf import json_format
 
 from dogbreed.serve.metrics import Metrics
+from tests.doubles.rest import Refused, RestDouble
 
 FOLDER = Path(__file__).parents[2] / "cloudbuild/monitoring"
 SLOS = yaml.safe_load((FOLDER / "slos.yaml").read_text())
@@ -28,6 +30,33 @@ def parsed(kind: str, body: Any) -> Any:
     message = KINDS[kind]()
     json_format.ParseDict(body, message._pb)
     return message
+
+
+class CloudMonitoring(RestDouble):
+    """Keeps what it is given, once it has been read strictly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Any] = {}  # by name
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
+        name = path.removeprefix("/v3/")
+        if method == "GET":
+            title = query["filter"][0].removeprefix("display_name=").strip('"')
+            found = [of for key, of in self.kept.items() if key.startswith(name + "/")]
+            found = [of for of in found if of["displayName"] == title]
+            return {"alertPolicies": found} if found else {}
+        if method == "POST":
+            given = query.get("serviceId") or query.get("serviceLevelObjectiveId")
+            name += f"/{given[0] if given else len(self.kept)}"
+            if name in self.kept:
+                raise Refused(409, "ALREADY_EXISTS", name)
+        kinds = {"services": "service", "serviceLevelObjectives": "objectives"}
+        parsed(kinds.get(name.split("/")[-2], "policies"), body)
+        fields = query.get("updateMask", [",".join(body)])[0].split(",")
+        before = self.kept.get(name, {"name": name}) if method == "PATCH" else {"name": name}
+        self.kept[name] = before | {field: body[field] for field in fields}
+        return self.kept[name]
 
 
 def known() -> set[str]:
@@ -56,6 +85,38 @@ def test_objectives_and_alerts_are_messages_of_cloud_monitoring() -> None:
             assert named[1] in SLOS["objectives"]
     with pytest.raises(json_format.ParseError):
         parsed("objectives", {"gaol": 0.995})
+
+
+def test_what_is_applied_twice_is_there_once_and_keeps_who_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gcloud").write_text("#!/bin/sh\necho a-token\n")
+    (tmp_path / "gcloud").chmod(0o755)
+    with CloudMonitoring() as cloud:
+        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        env["MONITORING_API"] = cloud.endpoint.rstrip("/")
+
+        def apply() -> None:
+            words = ["bash", str(FOLDER / "apply.sh"), "my-project", "us-central1", "dogs"]
+            subprocess.run(words, env=env, check=True, capture_output=True)
+
+        apply()
+        assert len(cloud.kept) == 1 + len(SLOS["objectives"]) + len(SLOS["policies"])
+        assert not re.search("PROJECT|REGION|SERVICE|OBJECTIVES", json.dumps(cloud.kept))
+        objectives = "projects/my-project/services/dogs/serviceLevelObjectives/"
+        burning = 0
+        for of in cloud.kept.values():
+            for named in re.findall(r'burn_rate\(\\"([^"\\]+)', json.dumps(of)):
+                assert named in cloud.kept
+                assert named.startswith(objectives)
+                burning += 1
+        assert burning == 2 * len(SLOS["policies"])
+        before = json.loads(json.dumps(cloud.kept))
+        told = next(of for name, of in cloud.kept.items() if "/alertPolicies/" in name)
+        told["notificationChannels"] = ["projects/my-project/notificationChannels/1"]
+        told["severity"] = "WARNING"
+        apply()
+        assert told["name"] in cloud.kept
+        assert cloud.kept[told["name"]].pop("notificationChannels")
+        assert cloud.kept == before
 
 
 def test_what_is_promised_is_what_the_readme_says() -> None:
