@@ -1,9 +1,9 @@
 """How long `drift` takes over very many rows, and in how much memory.
 
-`python -m tests.benchmarks.drift_rows --model MODEL --rows 10000000`. Rows are made, with as wide
-embeddings as the model has, in 100 objects of 1,000, as the server writes them; then these are linked
-under as many names as the rows need, so that they fill no disk, and each is read. Prints the time
-and the peak of the resident memory, of the whole command.
+`python -m tests.benchmarks.drift_rows --model MODEL --rows 10000000`. Rows are made, with
+embeddings as wide as the model's, in 100 objects of 1,000, as the server writes them; then these
+are linked under as many names as the rows need, so that they fill no disk, and each is read. Prints
+the time and the peak of the resident memory, of the whole command.
 """
 
 import argparse

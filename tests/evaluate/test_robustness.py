@@ -44,15 +44,11 @@ def test_a_quarter_turn_is_one(picture: np.ndarray) -> None:
 
 
 def test_test_measures_them_and_the_report_shows_them(
-    tiny_dataset: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(robustness, "PICTURES", 6)
     run = Run(str(tmp_path / "run"))
     assert main(fit_words(tiny_dataset, str(tmp_path), "run")) == 0
-    assert main(["test", "--run", run.url, "--corruptions"]) == 0
+    assert main(["test", "--run", run.url, "--corruptions", "6"]) == 0
     said = capsys.readouterr().out
     assert "colour cast" in said
     found = json.loads(storage.read(run.path("evaluation", robustness.FILE)))
