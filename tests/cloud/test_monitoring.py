@@ -4,14 +4,19 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from google.cloud import monitoring_v3
 from google.protobuf import json_format
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from dogbreed.serve.metrics import Metrics
 from tests.doubles.rest import Refused, RestDouble
@@ -165,3 +170,29 @@ def test_the_sidecar_reads_the_port_and_path_of_the_server() -> None:
 def test_prometheus_takes_the_rules_and_they_speak_when_they_should(words: list[str]) -> None:
     files = ["alerts_test.yaml"] if words[0] == "test" else []
     subprocess.run(["promtool", *words, *files], cwd=FOLDER, check=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's prometheus is not here")
+def test_prometheus_shows_rules_and_dashboard_and_takes_each_of_their_queries() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        here = f"127.0.0.1:{free.getsockname()[1]}"
+    with subprocess.Popen(
+        ["bash", str(FOLDER / "show.sh")],
+        env=os.environ | {"LISTEN": here},
+        start_new_session=True,  # prometheus is the script's child
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            patient = requests.Session()
+            patient.mount("http://", HTTPAdapter(max_retries=Retry(connect=12, backoff_factor=0.1)))
+            page = patient.get(f"http://{here}/consoles/dogbreed.html").text
+            graphs = [json.loads(of) for of in re.findall(r"assign\((\{.*?\}), \{node", page)]
+            assert len(graphs) == page.count("<section") > 10
+            for query in (query for graph in graphs for query in graph["expr"]):
+                answer = patient.get(f"http://{here}/api/v1/query", params={"query": query})
+                assert answer.ok, f"{query}: {answer.text}"
+            (group,) = patient.get(f"http://{here}/api/v1/rules").json()["data"]["groups"]
+            assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
