@@ -11,6 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 listen=${LISTEN:-127.0.0.1:9090}
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2> /dev/null; wait; rm -rf "$folder"' EXIT
+trap exit INT TERM
 cat > "$folder/prometheus.yml" <<END
 global: {scrape_interval: 5s, evaluation_interval: 5s}
 rule_files: [$here/alerts.yaml]
