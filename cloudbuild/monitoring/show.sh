@@ -10,7 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 listen=${LISTEN:-127.0.0.1:9090}
 folder=$(mktemp -d)
-trap 'kill $(jobs -p) 2> /dev/null; wait; rm -rf "$folder"' EXIT
+trap 'trap "" INT TERM; kill $(jobs -p) 2> /dev/null; wait; rm -rf "$folder"' EXIT
 trap exit INT TERM
 cat > "$folder/prometheus.yml" <<END
 global: {scrape_interval: 5s, evaluation_interval: 5s}
