@@ -38,7 +38,6 @@ def page(
     """
     from dogbreed.monitor.drift import sentence
 
-    by_name = {of.name: of for of in findings}
     return render(
         "drift.html",
         said=said,
@@ -47,7 +46,7 @@ def page(
         sentences={of.name: sentence(of) for of in findings},
         meanings=compare.MEANING,
         name_of=breeds.title,
-        charts=[_histogram(tally, by_name[name]) for name in tally.columns],
+        charts=[_histogram(tally, of) for of in findings if of.name in tally.columns],
         answers=_answers(tally, reference),
         days=_days(tally),
         examples=[_examples(why, tally, log) for why in WHY],
