@@ -152,7 +152,7 @@ def parse(line: bytes | str) -> dict[str, Any]:
 def number(value: Any) -> float:
     """A finite number, or nan for whatever else stands there."""
     try:
-        known = isinstance(value, int | float) and math.isfinite(value)
+        known = type(value) in {int, float} and math.isfinite(value)
     except OverflowError:  # an integer of hundreds of digits
         return math.nan
     return float(value) if known else math.nan
