@@ -3,10 +3,10 @@
 LOG/day=2026-11-24/model=RUN@WEIGHTS/TIME-SERVER-NUMBER.jsonl.gz   rows, a line of JSON each
 LOG/images/day=…/model=…/SERVER-NUMBER.jpg                         pictures, only if asked for
 
-The folders are named as Hive names partitions, and no list holds lists: so DuckDB and BigQuery can
-take it. A field may be added at any time:
-readers pass over what they don't know, and do without what they don't find. `SCHEMA_VERSION` is
-raised when a field changes its meaning; rows of a later version are counted, and not read.
+The folders are named as Hive names partitions, and no list holds lists, so that tables can be made
+of them. A field may be added at any time: readers pass over what they don't know, and do without
+what they don't find. `SCHEMA_VERSION` is raised when a field changes its meaning; rows of a later
+version are counted, and not read.
 """
 
 import base64
