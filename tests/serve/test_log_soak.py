@@ -42,9 +42,6 @@ def apart() -> Iterator[list[int]]:
 def test_minutes_without_the_logs_bucket_cost_no_request_and_bounded_memory(
     tiny_package: str, tmp_path: Path, bucket: str, gcs: FakeGCS, apart: list[int]
 ) -> None:
-    def counted(outcome: str) -> int:
-        return int(served.metric(f'dogbreed_log_rows_total{{outcome="{outcome}"}}'))
-
     words = ("--log", bucket, "--log_every", "1")
     with serving(tiny_package, tmp_path, *words, **gcs.env) as served:
         psutil.Process().cpu_affinity(apart)
@@ -56,13 +53,13 @@ def test_minutes_without_the_logs_bucket_cost_no_request_and_bounded_memory(
             asyncio.run(load.closed(CLIENTS, PART))
             most = max(most, resident(served))
         refused = gcs.counts["error"]
-        lost = counted("dropped")
+        lost = counted(served, "dropped")
         gcs.faults.error_rate = 0.0
         answered = load.said.total() + len(PHOTOS)
-        while counted("written") + counted("dropped") < answered:
+        while counted(served, "written") + counted(served, "dropped") < answered:
             pass
         assert served.log("the prediction log is written again")
-        dropped = counted("dropped")
+        dropped = counted(served, "dropped")
     rows = rows_of(bucket)
     print(f"\n{MINUTES:g} min of 503 ({refused} of them): {load.said}")
     print(f"rows: {len(rows)} written, {dropped} dropped ({lost} of them before it was back)")
@@ -82,9 +79,11 @@ def test_however_often_it_is_killed_files_are_whole_and_what_it_counted_is_there
         with serving(tiny_package, tmp_path, *words) as served:
             asking = threading.Thread(target=_ask_until_it_ends, args=(served,))
             asking.start()
-            for _ in range(draw.randrange(20, 60)):
-                last = served.metric('dogbreed_log_rows_total{outcome="written"}')
-            sure += int(last)
+            while not (last := counted(served, "written")):
+                pass
+            for _ in range(draw.randrange(40)):
+                last = counted(served, "written")
+            sure += last
             served.process.kill()
             served.process.wait(PATIENCE)
             asking.join(PATIENCE)
@@ -95,6 +94,11 @@ def test_however_often_it_is_killed_files_are_whole_and_what_it_counted_is_there
     kept = [row["image"] for row in rows if row["image"]]
     assert kept
     assert all((logged / name).exists() for name in kept)
+
+
+def counted(served: Served, outcome: str) -> int:
+    """Rows of the log."""
+    return int(served.metric(f'dogbreed_log_rows_total{{outcome="{outcome}"}}'))
 
 
 def _ask_until_it_ends(served: Served) -> None:
