@@ -34,10 +34,10 @@ from dogbreed.ranges import Range, read_pictures, whole
 DOSES = {  # from the weakest
     "darkness": (0.98, 0.95, 0.9, 0.8, 0.6),
     "blur": (0.3, 0.4, 0.5, 1, 2),
-    "jpeg": (90, 75, 50, 30, 10),
+    "jpeg": (70, 60, 50, 30, 10),
     "rotation": (3, 5, 10, 15, 30),
     "colour_cast": (0.02, 0.05, 0.1, 0.2),
-    "resolution": (220, 192, 160, 112),
+    "resolution": (216, 208, 192, 160, 112),
     "breeds": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
     "non_dogs": (0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
 }
@@ -234,11 +234,9 @@ def _look(
 
     picture, nbytes = images.picture(data, size, box), len(data)
     (width, height) = sizes[0]
-    if change == "resolution":
+    if change == "resolution":  # and enlarged again: its size, which would tell, stays
         small = Image.fromarray(picture).resize((int(dose),) * 2, Image.Resampling.BICUBIC)
         picture = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
-        width, height = round(width * dose / size), round(height * dose / size)
-        nbytes = round(nbytes * (dose / size) ** 2)
     elif change:
         alter: Callable[[np.ndarray, float], np.ndarray] = corruptions.CORRUPTIONS[change][0]
         if change == "jpeg":  # else the file's bits are taken to stay as they were
