@@ -17,7 +17,7 @@ from dogbreed.errors import BadInput
 from dogbreed.evaluate.card import renew
 from dogbreed.evaluate.evaluation import FOLDER, details, sentence, values_of
 from dogbreed.evaluate.robustness import FILE as CORRUPTIONS_FILE
-from dogbreed.evaluate.robustness import robustness, table
+from dogbreed.evaluate.robustness import PICTURES, robustness, table
 from dogbreed.memory import keep_freed_memory
 from dogbreed.model.metrics import Answered
 from dogbreed.resuming import load_checkpoint, option, saved_config
@@ -48,7 +48,7 @@ def _score(verb: str, split: str, argv: list[str]) -> int:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         trained = yaml.safe_load(Path(saved[1]).read_text())
         here = ["--trainer.logger=false", "--trainer.num_nodes=1"]  # wherever it was trained
-        cli = DogCLI(verb, [*saved, *here, *_bare_json(argv)], run)
+        cli = DogCLI(verb, [*saved, *here, *_valued(argv)], run)
         _load_weights(cli, run)
         if cli.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -128,7 +128,9 @@ def _made_worse(cli: DogCLI, run: Run, split: str) -> None:
     source = package.read(run.path(package.FOLDER))
     places = data.manifest.ranges(data.manifest.take(answered.rows))
     engine = open_engine(source, "torch", str(cli.trainer.strategy.root_device))
-    found = {"split": split} | robustness(source, engine, places, answered.labels)
+    found = {"split": split} | robustness(
+        source, engine, places, answered.labels, cli.config.corruptions
+    )
     storage.write_json(run.path(FOLDER, CORRUPTIONS_FILE), found)
     print(table(found))
 
@@ -146,6 +148,10 @@ def _calibration(run: Run) -> dict[str, Any]:
     return {"temperature": model.temperature, "rejection": model.rejection}
 
 
-def _bare_json(argv: list[str]) -> list[str]:
-    """`--json` and `--corruptions` are switches; jsonargparse's booleans want a value."""
-    return [f"{word}=true" if word in {"--json", "--corruptions"} else word for word in argv]
+def _valued(argv: list[str]) -> list[str]:
+    """With the values that `--json` and `--corruptions` have alone; jsonargparse wants one."""
+    alone = {"--json": "--json=true", "--corruptions": f"--corruptions={PICTURES}"}
+    return [
+        word if after.isdigit() else alone.get(word, word)
+        for word, after in zip(argv, [*argv[1:], ""], strict=True)
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -114,9 +115,10 @@ class DogCLI(LightningCLI):
             parser.add_argument("--checkpoint", default="best", help="best, last, or a path")
             parser.add_argument(
                 "--corruptions",
-                type=bool,
-                default=False,
-                help="also top-1 on up to 1,000 of the pictures made worse: blurred, darker, …",
+                type=NonNegativeInt,
+                default=0,
+                metavar="[N]",
+                help="also top-1 on N of the pictures (1000), each made worse in 40 ways",
             )
         parser.add_class_arguments(CheckpointOptions, "checkpoints")
         parser.add_class_arguments(AveragingOptions, "ema")

@@ -59,7 +59,8 @@ def prepare(
             stanford-dogs are fetched from their official addresses.
         name: the data set's name in reports; by default that of the last folder of --path.
         splits: shares of train, val and test, with commas between; a picture's part follows from
-            a hash of the seed and its content. With stanford-dogs those of train and val count.
+            a hash of the seed and its content. With stanford-dogs those of train and val count;
+            labelled pictures are all for training, and leave the data set's as they are.
         seed: of the splits, and of the drawing with `sample`.
         crop: `box` cuts each picture to its first annotated box (stanford-dogs).
         ids: a file or URL with the ids of the pictures to take, one a line; by default all. An id
@@ -84,9 +85,10 @@ def prepare(
             raise BadInput(f"--{flag} {number}: must be at least {least}")
     if crop == "box" and source != "stanford-dogs":
         raise BadInput("--crop box needs annotated boxes, which --source stanford-dogs has")
-    options = Options(
-        _shares(splits), seed, crop, _bytes(shard_size), pictures, conflicts, engine, workers
-    )
+    shares = _shares(splits)
+    if source == "labelled":  # all of it is for training: nothing is drawn
+        shares, seed = _as_there(out, shares, seed)
+    options = Options(shares, seed, crop, _bytes(shard_size), pictures, conflicts, engine, workers)
     if source == "sample":
         found, name = from_sample(per_class, seed), name or "synthetic-breeds"
     else:
@@ -125,6 +127,15 @@ def embedded_sample() -> str:
             with contextlib.suppress(OSError):  # another process has drawn it meanwhile
                 os.rename(f"{folder}/new", root)
     return str(root)
+
+
+def _as_there(out: str, shares: Shares, seed: int) -> tuple[Shares, int]:
+    """Splits and seed of the data set at `out`, or those given if there is none yet."""
+    if not storage.exists(storage.join(out, manifest.DATASET_FILE)):
+        return shares, seed
+    was = manifest.Manifest.open(out).dataset.get("source", {})
+    train, val, test = was.get("splits", shares)
+    return (train, val, test), was.get("seed", seed)
 
 
 def _apart(path: str, *places: str | None) -> None:

@@ -220,8 +220,9 @@ class PredictionLog:
                 self._ready_news.clear()
                 continue
             try:
-                for name, data in {**batch.pictures, batch.name: batch.data}.items():
-                    storage.write(storage.join(self.options.url, name), data)
+                if batch.pictures:  # first: no row names a picture that is not there
+                    storage.write_many({self._url(n): data for n, data in batch.pictures.items()})
+                storage.write(self._url(batch.name), batch.data)
             except storage.StorageError as error:
                 self._tell(str(error))
                 tries += 1
@@ -236,6 +237,9 @@ class PredictionLog:
                 self._ready.popleft()
                 self._ready_bytes -= batch.held
             self._gone("written", batch.rows)
+
+    def _url(self, name: str) -> str:
+        return storage.join(self.options.url, name)
 
     def _tell(self, problem: str = "") -> None:
         """Say when writing begins to fail, and when it works again."""

@@ -38,7 +38,6 @@ def page(
     """
     from dogbreed.monitor.drift import sentence
 
-    by_name = {of.name: of for of in findings}
     return render(
         "drift.html",
         said=said,
@@ -47,7 +46,7 @@ def page(
         sentences={of.name: sentence(of) for of in findings},
         meanings=compare.MEANING,
         name_of=breeds.title,
-        charts=[_histogram(tally, by_name[name]) for name in tally.columns],
+        charts=[_histogram(tally, of) for of in findings if of.name in tally.columns],
         answers=_answers(tally, reference),
         days=_days(tally),
         examples=[_examples(why, tally, log) for why in WHY],
@@ -86,20 +85,19 @@ def _days(tally: Tally) -> list[dict[str, Any]]:
     ago = [float(number - numbers[-1]) for number in numbers]
     values = [tally.days[day] for day in days]
 
-    def chart(title: str, points: list[float], from_zero: bool) -> dict[str, Any]:
+    def chart(title: str, points: list[float]) -> dict[str, Any]:
         line = Series(title, list(zip(ago, points, strict=True)))
         label = f"days before {days[-1]}"
-        drawn = lines([line], label, title, from_zero=from_zero, named=False)
+        drawn = lines([line], label, title, from_zero=True, named=False)
         return {"title": title, "chart": drawn or Markup()}
 
     nan = float("nan")
     return [
-        chart("Predictions a day", [of[0] for of in values], True),
-        chart("Mean probability of the answer", [of[1] / of[0] for of in values], False),
+        chart("Predictions a day", [of[0] for of in values]),
+        chart("Mean probability of the answer", [of[1] / of[0] for of in values]),
         chart(
             "Share rejected as none of the breeds",
             [of[3] / of[2] if of[2] else nan for of in values],
-            True,
         ),
     ]
 

@@ -3,9 +3,10 @@
 LOG/day=2026-11-24/model=RUN@WEIGHTS/TIME-SERVER-NUMBER.jsonl.gz   rows, a line of JSON each
 LOG/images/day=…/model=…/SERVER-NUMBER.jpg                         pictures, only if asked for
 
-The folders are named as BigQuery and DuckDB find partitions. A field may be added at any time:
-readers pass over what they don't know, and do without what they don't find. `SCHEMA_VERSION` is
-raised when a field changes its meaning; rows of a later version are counted, and not read.
+The folders are named as Hive names partitions, and no list holds lists, so that tables can be made
+of them. A field may be added at any time: readers pass over what they don't know, and do without
+what they don't find. `SCHEMA_VERSION` is raised when a field changes its meaning; rows of a later
+version are counted, and not read.
 """
 
 import base64
@@ -80,7 +81,7 @@ class Prediction:
             "number": self.number,
             "breed": self.entry["breed"],
             "probability": _short(self.entry["probability"]),
-            "top5": [[of["breed"], _short(of["probability"])] for of in self.entry["top5"]],
+            "top5": [of | {"probability": _short(of["probability"])} for of in self.entry["top5"]],
             "reject_score": _short(self.reject_score),
             "is_dog": self.entry["is_dog"],
             "picture": {name: _short(x) for name, x in zip(FEATURES, seen, strict=True)},
@@ -151,7 +152,10 @@ def parse(line: bytes | str) -> dict[str, Any]:
 
 def number(value: Any) -> float:
     """A finite number, or nan for whatever else stands there."""
-    known = isinstance(value, int | float) and math.isfinite(value)
+    try:
+        known = type(value) in {int, float} and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan
     return float(value) if known else math.nan
 
 

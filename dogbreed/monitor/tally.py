@@ -118,7 +118,9 @@ class Tally:
             self._keep_examples(row, rejected)
 
     def _count(self, name: str, values: list[Any]) -> None:
-        self.columns[name].add(np.array([rows.number(value) for value in values]))
+        if set(map(type, values)) != {float}:  # seldom: rows of others, or damaged
+            values = [rows.number(value) for value in values]
+        self.columns[name].add(np.array(values))
 
     def _keep_embedding(self, key: float, row: dict[str, Any]) -> None:
         """Keep those of the greatest of keys drawn at random: each row is as likely as any."""

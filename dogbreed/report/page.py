@@ -49,7 +49,7 @@ def _percent(share: float) -> str:
     """``12.3 %``, on one line."""
     return (
         "<\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%"
-        if share < 5e-4
+        if 0 < share < 5e-4
         else f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
     )
 

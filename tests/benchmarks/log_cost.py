@@ -3,7 +3,7 @@
 Several servers with the log and as many without are up at once on one core, and are asked in turns
 from another: processes that do the same differ by some per cent, as their memory happens to lie.
 Prints the processor's milliseconds for each request, of the process that takes requests, where the
-log is written, and of the workers. About five minutes.
+log is written, and of the workers. Two minutes, and the time that six servers take to load.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dogbreed import storage
+from dogbreed import scoring, storage
 from dogbreed.cli import main
 from dogbreed.evaluate import robustness
 from dogbreed.evaluate.corruptions import CORRUPTIONS, UNITS
@@ -44,15 +44,11 @@ def test_a_quarter_turn_is_one(picture: np.ndarray) -> None:
 
 
 def test_test_measures_them_and_the_report_shows_them(
-    tiny_dataset: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(robustness, "PICTURES", 6)
     run = Run(str(tmp_path / "run"))
     assert main(fit_words(tiny_dataset, str(tmp_path), "run")) == 0
-    assert main(["test", "--run", run.url, "--corruptions"]) == 0
+    assert main(["test", "--run", run.url, "--corruptions", "6"]) == 0
     said = capsys.readouterr().out
     assert "colour cast" in said
     found = json.loads(storage.read(run.path("evaluation", robustness.FILE)))
@@ -63,3 +59,10 @@ def test_test_measures_them_and_the_report_shows_them(
     assert main(["report", run.url, "--out", str(out)]) == 0
     html = out.read_text()
     assert 'id="robustness"' in html
+
+
+def test_the_number_of_pictures_may_be_left_out() -> None:
+    alone = f"--corruptions={robustness.PICTURES}"
+    assert scoring._valued(["--json", "--corruptions"]) == ["--json=true", alone]
+    assert scoring._valued(["--corruptions", "--json"]) == [alone, "--json=true"]
+    assert scoring._valued(["--corruptions", "30"]) == ["--corruptions", "30"]

@@ -99,6 +99,20 @@ def test_of_a_huge_log_small_differences_are_certain_and_yet_no_warning() -> Non
     assert found.severity == "ok"
 
 
+@pytest.mark.parametrize("odd", [None, "0.5", True, [], 10**400, float("nan")])
+def test_values_that_are_no_numbers_do_not_count_and_harm_none(odd: Any) -> None:
+    made = Tally(REFERENCE, BREEDS)
+    rows = logged(REFERENCE, BREEDS, 40, 0)
+    for row in rows:
+        row["time"] = 0.0
+    rows[3]["picture"]["brightness"] = rows[5]["reject_score"] = odd
+    rows[7]["picture"] = odd
+    made.add(rows)
+    assert made.columns["brightness"].n == 38
+    assert made.columns["width"].n == 39
+    assert made.columns["probability"].n == made.n == 40
+
+
 def test_few_predictions_say_nothing() -> None:
     by_name, severity = findings(compare.LEAST - 1, 0, is_dog=False, breed=BREEDS[0])
     assert severity == "ok"

@@ -172,7 +172,7 @@ def test_pictures_worth_labelling_go_to_a_folder_from_which_prepare_extends_the_
     data = tmp_path / "data"
     words = ["prepare", "--out", str(data), "--splits", "0.5,0.25,0.25"]
     assert main([*words, "--source", "folder", "--path", str(tiny_folder)]) == 0
-    extend = [*words, "--source", "labelled", "--path", str(out)]
+    extend = ["prepare", "--out", str(data), "--source", "labelled", "--path", str(out)]
     assert main(extend) == 2
     assert "no breed is written" in capsys.readouterr().err
     before = Manifest.open(str(data))

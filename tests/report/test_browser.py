@@ -1,5 +1,6 @@
 """Reports in a browser: nothing it complains of, and all that is to be clicked works."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,17 @@ from typing import Any
 import optuna
 import pytest
 
+from dogbreed import storage
 from dogbreed.cli import main
+from dogbreed.monitor import compare, drift, rows
+from dogbreed.monitor.page import page as drift_page
+from dogbreed.monitor.tally import Tally
 from dogbreed.sweep.page import page as page_of
 from dogbreed.sweep.space import Space
 from dogbreed.sweep.work import Plan
 from tests.browser import MARKS, browsing, window
+from tests.conftest import picture_file
+from tests.monitor.made import BREEDS, logged, reference
 from tests.report.made import scored, trained
 
 pytestmark = MARKS
@@ -30,6 +37,7 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["report", *both, "--out", f"{folder}/two.html"]) == 0
     assert main(["report", f"{folder}/runs", "--out", f"{folder}/root.html"]) == 0
     (folder / "sweep.html").write_bytes(swept())
+    (folder / "drift.html").write_bytes(drifted(folder / "log"))
     return folder
 
 
@@ -50,6 +58,24 @@ def swept() -> bytes:
     return page_of(plan, study)
 
 
+def drifted(log: Path) -> bytes:
+    """Make the page of a log over three days, too dark, with some pictures kept."""
+    known, seen = reference(), Tally(reference(), BREEDS)
+    kept = iter(range(3000))
+    changes = {
+        "picture": lambda row: row["picture"] | {"brightness": row["picture"]["brightness"] / 3},
+        "image": lambda row: f"images/{k}.jpg" if (k := next(kept)) % 100 == 0 else None,
+        "breed": lambda row: "<b>wolf" if row["probability"] < 0.3 else row["breed"],
+    }
+    made = logged(known, BREEDS, 3000, 1, **changes)
+    seen.add([rows.parse(json.dumps(row)) for row in made])
+    for k in range(0, 3000, 100):
+        storage.write(str(log / f"images/{k}.jpg"), picture_file(320, 200, k))
+    found = compare.compare(seen, known)
+    said = drift._summary(seen, known, found, "exp<1>", seen.first, seen.last)
+    return drift_page(said, seen, known, found, str(log))
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with browsing() as opened:
@@ -63,7 +89,7 @@ def page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
         yield opened
 
 
-@pytest.mark.parametrize("name", ["run", "two", "root", "sweep"])
+@pytest.mark.parametrize("name", ["run", "two", "root", "sweep", "drift"])
 def test_a_page_opens_from_the_disk(name: str, pages: Path, page: Any) -> None:
     page.goto(f"file://{pages}/{name}.html")
     assert page.locator("h1").is_visible()
@@ -132,3 +158,13 @@ def test_on_paper_everything_is_open(pages: Path, page: Any) -> None:
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details[open]").count() == 0
+
+
+def test_what_has_drifted_stands_first_and_is_seen_in_pictures(pages: Path, page: Any) -> None:
+    page.goto(f"file://{pages}/drift.html")
+    assert page.locator("#findings tbody tr").first.inner_text().startswith("Brightness")
+    assert page.locator("#distributions figcaption").first.inner_text().startswith("Brightness")
+    assert page.locator("#days svg").count() == 3
+    assert page.locator("#examples img").count() > 12
+    assert "<b>wolf" in page.locator("#examples").inner_text().lower()
+    assert "Others" in page.locator("#breeds").inner_text()

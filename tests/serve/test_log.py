@@ -1,32 +1,32 @@
 """A server that keeps a prediction log: what is in it, however the server ends."""
 
 import contextlib
+import gzip
+import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dogbreed import package
+from dogbreed import package, storage
 from dogbreed.cli import main
 from dogbreed.monitor.rows import embedding, model_of
 from tests.conftest import picture_file
 from tests.doubles.gcs import FakeGCS
 from tests.monitor.made import rows_below
-from tests.serve.conftest import PATIENCE, Served
+from tests.serve.conftest import PATIENCE, Served, serving
 
 PHOTO = picture_file(320, 240)
 
 
-@contextlib.contextmanager
-def serving(model: str, cwd: Path, *words: str, **env: str) -> Iterator[Served]:
-    served = Served(model, cwd, *words, **env)
-    try:
-        served.wait_ready()
-        yield served
-    finally:
-        if served.alive:
-            served.end()
+def rows_of(bucket: str) -> list[Any]:
+    """All rows of a log in a bucket; each of its objects must be whole."""
+    return [
+        json.loads(line)
+        for name, _ in storage.find(bucket)
+        for line in gzip.decompress(storage.read(storage.join(bucket, name))).splitlines()
+    ]
 
 
 def test_a_sigterm_finds_every_answer_in_the_log_and_no_pixels(
@@ -54,22 +54,48 @@ def test_a_sigterm_finds_every_answer_in_the_log_and_no_pixels(
     assert not list(logged.rglob("*.jpg"))
 
 
+def written(served: Served) -> float:
+    return served.metric('dogbreed_log_rows_total{outcome="written"}')
+
+
 @pytest.mark.e2e
-def test_a_killed_server_leaves_whole_files_with_all_rows_that_it_counted_as_written(
+def test_a_killed_server_loses_what_came_since_it_last_wrote_and_leaves_whole_files(
     tiny_package: str, tmp_path: Path
 ) -> None:
     logged = tmp_path / "log"
     words = ("--log", str(logged), "--log_every", "0.2", "--log_images", "1")
     with serving(tiny_package, tmp_path, *words) as served:
-        written = 0.0
-        for _ in range(40):
+        for _ in range(20):
             served.predict(PHOTO)
-            written = served.metric('dogbreed_log_rows_total{outcome="written"}')
+        while written(served) < 20:
+            pass
+        for _ in range(5):
+            served.predict(PHOTO)
         served.process.kill()
         served.process.wait(PATIENCE)
         rows = rows_below(logged)  # none of its files is damaged
-        assert 0 < written <= len(rows) <= 40
+        assert 20 <= len(rows) <= 25
         assert all((logged / row["image"]).exists() for row in rows)
+
+
+@pytest.mark.e2e
+def test_two_servers_share_a_log(
+    tiny_package: str, tmp_path: Path, bucket: str, gcs: FakeGCS
+) -> None:
+    words = ("--log", bucket, "--log_every", "0.1")
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(serving(tiny_package, tmp_path, *words, **gcs.env))
+            for _ in range(2)
+        ]
+        for _ in range(20):
+            for served in both:
+                served.predict(PHOTO)
+        for served in both:
+            while written(served) < 20:
+                pass
+    rows = rows_of(bucket)
+    assert len({(row["request_id"], row["number"]) for row in rows}) == len(rows) == 40
 
 
 @pytest.mark.e2e
