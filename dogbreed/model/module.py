@@ -136,6 +136,8 @@ class DogModule(ScoringModule):
             if not self.trainer.ckpt_path:
                 self.load_first_weights()
             self.schedule.after(self.weights_used).freeze(self.network)
+        else:
+            self.network.fold()
 
     def load_first_weights(self) -> None:
         """Load them, unless that is done. Raises BadInput if they cannot be had."""

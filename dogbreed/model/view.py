@@ -4,6 +4,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from dogbreed.cores import computes_in_bf16
 from dogbreed.data.datamodule import data_of
 from dogbreed.data.features import View
 from dogbreed.model.backbone import Network
@@ -18,7 +19,9 @@ def view_of(network: Network, trainer: Trainer, *, size: int, crop: float) -> Vi
         size: side of the pictures in pixels.
         crop: side of the centred square over the picture's shorter side.
     """
-    half = data_of(trainer).features_precision == "bf16"
+    network.fold()
+    asked, on_cpu = data_of(trainer).features_precision, network.mean.device.type == "cpu"
+    half = asked == "bf16" or (asked == "auto" and on_cpu and computes_in_bf16())
 
     def embed(images: Tensor) -> Tensor:
         device = network.mean.device
