@@ -128,7 +128,8 @@ class Network(nn.Module):
 
     def keep_statistics(self) -> None:
         """Train with BatchNorm's statistics as they are, in evaluation mode."""
-        self.fold()
+        if not self.frozen:
+            self.fold()
         self.still = True
         self.train(self.training)
 
