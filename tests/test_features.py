@@ -10,6 +10,7 @@ import torch
 from dogbreed import storage
 from dogbreed.cli import main
 from dogbreed.data import extraction
+from dogbreed.model import view
 from dogbreed.model.backbone import Network
 from dogbreed.runs import Run
 from tests.conftest import TIMES, FailAt
@@ -99,6 +100,26 @@ def test_other_weights_find_nothing_of_others(
     seen.clear()
     assert main(fit_words(tiny_dataset, str(tmp_path), "b", kept, "--seed_everything", "1")) == 0
     assert sum(seen) == first
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_on_a_processor_that_computes_in_it_and_the_runs_precision_elsewhere(
+    native: bool,
+    tiny_dataset: str,
+    tmp_path: Path,
+    seen: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(view, "computes_in_bf16", lambda: native)
+    computed = []
+    for precision in ("auto", "bf16", "run"):
+        words = fit_words(tiny_dataset, str(tmp_path), precision, str(tmp_path / "kept"))
+        assert main([*words, "--data.features_precision", precision]) == 0
+        computed.append(sum(seen))
+        seen.clear()
+    auto, bf16, run = computed
+    assert auto > 0
+    assert (bf16, run) == ((0, auto) if native else (auto, 0))
 
 
 def test_a_run_from_the_cache_in_a_bucket_goes_on_in_mid_epoch(

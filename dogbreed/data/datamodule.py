@@ -59,7 +59,8 @@ class DogDataModule(LightningDataModule):
             once, in this run or in another; training's too if `augment` leaves the pictures whole
             and in their light. `auto`: the user's cache, a folder, a URL, or `none`: nowhere.
         features_gb: bound of that place in gigabytes; on a disk what was used longest ago goes.
-        features_precision: in which they are computed: that of the `run`, or `bf16`.
+        features_precision: in which they are computed: that of the `run`, `bf16`, or `auto`: bf16
+            on a processor that computes in it, else that of the run.
         max_skipped: how many pictures of an epoch a process may skip before it is an error.
         seed: of order and augmentation; none: that of --seed_everything.
 
@@ -85,7 +86,7 @@ class DogDataModule(LightningDataModule):
         cache_size_gb: float = 20.0,
         features: str = "auto",
         features_gb: float = 10.0,
-        features_precision: Literal["run", "bf16"] = "run",
+        features_precision: Literal["run", "bf16", "auto"] = "run",
         on_bad_image: Literal["error", "skip"] = "error",
         max_skipped: int = 100,
         seed: int | None = None,

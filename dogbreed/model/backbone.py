@@ -101,7 +101,8 @@ class Network(nn.Module):
         self.head_name = next(k for k, part in self.body.named_modules() if part is self.head)
         """The classifier's name within `body`."""
         self.drop = nn.Dropout(drop_rate)
-        self.name, self.frozen, self.flip, self.still = backbone, frozen, flip, False
+        self.name, self.frozen, self.flip = backbone, frozen, flip
+        self.still = self.folded = False
         for name, value in (("mean", expects.mean), ("std", expects.std)):
             self.register_buffer(name, 255 * torch.tensor(value).view(3, 1, 1), persistent=False)
         if frozen:
@@ -127,10 +128,19 @@ class Network(nn.Module):
 
     def keep_statistics(self) -> None:
         """Train with BatchNorm's statistics as they are, in evaluation mode."""
-        if not self.still and not self.frozen:
-            fold(self.body)
+        if not self.frozen:
+            self.fold()
         self.still = True
         self.train(self.training)
+
+    def fold(self) -> None:
+        """Have convolutions do the work of each BatchNorm that is in evaluation: the same, faster.
+
+        Once the network has its memory format and device; see `batch_norm.fold`.
+        """
+        if not self.folded:
+            fold(self.body)
+            self.folded = True
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map.

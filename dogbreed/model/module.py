@@ -129,13 +129,15 @@ class DogModule(ScoringModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Load the first weights, before a fit that does not resume; take the classes' weights."""
+        """Take first and classes' weights, before a fit; be quick, before anything else."""
         if stage == "fit":
             self.class_weights = data_of(self.trainer).class_weights
             self.load_teacher()
             if not self.trainer.ckpt_path:
                 self.load_first_weights()
             self.schedule.after(self.weights_used).freeze(self.network)
+        elif not self.network.frozen:
+            self.network.fold()
 
     def load_first_weights(self) -> None:
         """Load them, unless that is done. Raises BadInput if they cannot be had."""

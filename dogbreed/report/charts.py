@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 260  # of a chart in its own units; a phone shows it a quarter smaller
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40  # margins
+FEW = 5  # pictures of a bin, below which its share of right answers is a throw of the dice
 
 Point = tuple[float, float]
 
@@ -194,7 +195,8 @@ def reliability(curves: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> Mar
     """Share of right answers against the probability shown, with the diagonal that is right.
 
     Args:
-        curves: name, and bins with `confidence`, `accuracy` and `n`; empty bins are passed over.
+        curves: name, and bins with `confidence`, `accuracy` and `n`; empty bins are passed over,
+            and the line leaves out those of fewer than `FEW` pictures, which say next to nothing.
     """
     axes = Axes((0, 1), (0, 1))
     parts: list[str] = [
@@ -206,7 +208,9 @@ def reliability(curves: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> Mar
         full = [b for b in bins if b["n"]]
         total = sum(b["n"] for b in full) or 1
         points = " ".join(
-            f"{axes.across(b['confidence']):.1f},{axes.up(b['accuracy']):.1f}" for b in full
+            f"{axes.across(b['confidence']):.1f},{axes.up(b['accuracy']):.1f}"
+            for b in full
+            if b["n"] >= FEW
         )
         parts.append(f'<polyline class="line c{colour}" points="{points}"/>')
         parts += [

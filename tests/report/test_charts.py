@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dogbreed.report.charts import Series, apart, bars, lines, reliability, short, ticks
+from dogbreed.report.charts import FEW, Series, apart, bars, lines, reliability, short, ticks
 
 EVIL = '<script>alert("1")</script>'
 
@@ -82,3 +82,14 @@ def test_reliability_shows_each_bin_that_has_pictures() -> None:
     drawn = parsed(reliability([("with temperature", bins)]))
     (point,) = drawn.iter("circle")
     assert re.search(r"3 pictures, shown 40.0%, right 50.0%", point.get("data-tip", ""))
+
+
+def test_the_line_of_a_reliability_diagram_leaves_out_bins_of_a_few_pictures() -> None:
+    bins = [
+        {"low": k / 4, "high": (k + 1) / 4, "n": n, "confidence": k / 4, "accuracy": k / 4}
+        for k, n in enumerate((1, FEW, 40))
+    ]
+    drawn = parsed(reliability([("with temperature", bins)]))
+    (line,) = drawn.iter("polyline")
+    assert len(line.get("points", "").split()) == 2
+    assert len(list(drawn.iter("circle"))) == 3
