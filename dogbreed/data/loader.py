@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from dogbreed.data.dataset import Batch, PictureDataset
 from dogbreed.data.epochs import Epochs, Order
 from dogbreed.data.handover import Handover
+from dogbreed.data.manifest import PLACE
 from dogbreed.data.order import Request
 from dogbreed.data.pages import Page, Plan
 from dogbreed.errors import BadInput
@@ -72,7 +73,7 @@ class _Tasks(Dataset[Any]):
     def __getitems__(self, task: _Task) -> Any:
         if self.ahead:
             manifest, reader = self.pictures.manifest, self.pictures.reader
-            coming = manifest.ranges(manifest.take(task.next))
+            coming = manifest.ranges(manifest.take(task.next, PLACE))
             reader.begin(coming, task.pages, patience=task.patience)
         if self.handover is None or task.slot is None:
             return self.pictures.__getitems__(task.request)
@@ -174,7 +175,7 @@ class EpochLoader(Epochs):
             yield from (_Task(request, order[:0], [], 0.0) for request in coming)
             return
         plan = self._page_plan()
-        deal = plan.deal(order[consumed:])
+        deal = plan.deal(order[consumed:], self._ahead)
         step = self.batch_size * self.world_size
         begun: deque[Request | None] = deque()
         for number, later in enumerate(chain(coming, repeat(None, self._ahead))):
