@@ -82,14 +82,15 @@ class _Tasks(Dataset[Any]):
 
 
 def _in_worker(_: int) -> None:
-    """End with the parent; of all workers the first speaks for the disk that they share."""
+    """End with the parent; share what is fetched at once; let the first speak for the disk."""
     end_with_parent()
     keep_freed_memory()  # each decoded picture is a large block: a fifteenth of a worker's time
     info = get_worker_info()
     assert info is not None
-    cache = cast(_Tasks, info.dataset).pictures.reader.cache
-    if cache is not None:
-        cache.silent = info.id > 0
+    reader = cast(_Tasks, info.dataset).pictures.reader
+    reader.fetchers = max(2, reader.fetchers // info.num_workers)
+    if reader.cache is not None:
+        reader.cache.silent = info.id > 0
 
 
 def _as_is(batch: Any) -> Any:

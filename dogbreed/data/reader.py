@@ -2,8 +2,8 @@
 
 Concurrency model: a worker decodes in its main thread. Meanwhile a thread begins its next batch,
 and some more fetch pages (see `pages`) into the disk cache, which all workers share. The threads
-are daemons, for a worker that ends must not wait for them. A process holds at most the pictures
-of two batches and `FETCHERS` pages, each of these twice while a body is put together.
+are daemons, for a worker that ends must not wait for them. All workers hold at most the pictures
+of two batches each and `AT_ONCE` pages, each of these twice while a body is put together.
 """
 
 import threading
@@ -18,7 +18,7 @@ from dogbreed.data import pages
 from dogbreed.data.cache import Cache
 from dogbreed.ranges import Piece, Range, read_pictures, read_ranges
 
-FETCHERS = 16  # pages that a process fetches at once
+AT_ONCE = 40  # pages that all workers together fetch at once
 CLAIMS = 64  # pages that wait for it and are claimed: each claim is an open file
 _GLANCE = 0.003  # seconds between two looks at the cache
 
@@ -86,6 +86,8 @@ class Reader:
         self._forget()
 
     def _forget(self) -> None:
+        self.fetchers = AT_ONCE
+        """Pages that this process fetches at once."""
         self._pages = None if self.cache is None else pages.Kept(self.cache)
         self._now: Future[_Loaded] | None = None
         self._next: Future[_Loaded] | None = None
@@ -113,7 +115,7 @@ class Reader:
                 are fetched from them.
         """
         if self._threads is None:
-            self._threads = _Daemons(FETCHERS), _Daemons(1)
+            self._threads = _Daemons(self.fetchers), _Daemons(1)
         for page in some:
             assert self.cache is not None
             if self.cache.works and not self.cache.has(page.name):

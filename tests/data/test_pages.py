@@ -200,7 +200,7 @@ class TestReader:
         self, gcs: FakeGCS, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reader_module, "CLAIMS", 2)
-        monkeypatch.setattr(reader_module, "FETCHERS", 1)
+        monkeypatch.setattr(reader_module, "AT_ONCE", 1)
         gcs.faults.only, gcs.faults.stall_rate, gcs.faults.stall_seconds = ".tar", 1.0, 3600.0
         cache = Cache(tmp_path, ROOM)
         reader = Reader(cache)
