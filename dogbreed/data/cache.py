@@ -72,7 +72,7 @@ class Cache:
         """Bytes of an entry as they lie there, all from `start` or at most `size`, or None."""
         entry = self.open(name)
         try:
-            return entry and entry.read(start, size)
+            return None if entry is None else entry.read(start, size)
         except OSError:
             return None
 

@@ -129,7 +129,8 @@ class Reader:
 
     def _bring(self, page: pages.Page, claim: int | None) -> None:
         assert self.cache is not None
-        if claim is None and (claim := self.cache.claim(page.name)) is None:
+        claim = self.cache.claim(page.name) if claim is None else claim
+        if claim is None:
             return
         try:
             if self.cache.has(page.name):  # somebody brought it just before the claim

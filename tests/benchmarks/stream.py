@@ -253,10 +253,10 @@ def step(options: argparse.Namespace, folder: Path) -> None:
     print("|---|---|---|---|---|")
     for shard_size in ("64MB", None):
         prepared(options.photos, folder, shard_size)
-    idle = fork_server().Process(target=int)  # fit has the server import while it opens the data
-    idle.start()
-    idle.join()
     with bucket(folder, options.latency, options.cores) as url:
+        idle = fork_server().Process(target=int)  # fit has it import while it opens the data
+        idle.start()
+        idle.join()
         for _ in range(options.runs):
             for kind in ("packed", "loose"):
                 with tempfile.TemporaryDirectory(dir=options.cache) as cache:
