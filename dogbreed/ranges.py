@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
@@ -39,8 +40,7 @@ class DigestError(OSError):
     """Bytes that differ from what the manifest promises."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """A stretch of bytes in a file; `digest` is its SHA-256 in hex, or empty if unknown."""
 
     url: str

@@ -54,6 +54,7 @@ class Recorder(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, DogModule)
         shown = [
             (int(row), zlib.crc32(image.numpy().tobytes()))
             for row, image, valid in zip(batch["row"], batch["image"], batch["valid"], strict=True)
@@ -64,6 +65,7 @@ class Recorder(Callback):
             "after": batch["samples_seen"],
             "batch_idx": batch_idx,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "counted": float(pl_module.train_top1.weight),
             "shown": shown,
         }
         self._write(trainer, line)
@@ -218,6 +220,15 @@ def validations(lines: list[dict[str, Any]]) -> dict[int, list[int]]:
     return {at: sorted(rows) for at, rows in seen.items()}
 
 
+def counted(lines: list[dict[str, Any]]) -> dict[int, float]:
+    """By the samples seen before a step, how many all processes had in the epoch's mean."""
+    sums: dict[int, float] = {}
+    for line in lines:
+        if "after" in line:
+            sums[line["before"]] = sums.get(line["before"], 0.0) + line["counted"]
+    return sums
+
+
 def rates(lines: list[dict[str, Any]]) -> dict[int, float]:
     """The learning rate by the samples seen before a step."""
     return {line["before"]: line["lr"] for line in lines if "after" in line}
@@ -246,6 +257,7 @@ class Whole:
         n = len(self.train)
         assert epochs(lines, n) == epochs(self.lines, n)
         assert validations(lines) == {n * (e + 1): self.val for e in range(EPOCHS)}
+        assert counted(lines) == {before: before % n for before in rates(lines)}
         for before, rate in rates(lines).items():
             scale = learning_rate_scale(before, warmup=0.1, total=EPOCHS * n)
             assert rate == pytest.approx(LR * scale, rel=1e-9)

@@ -70,19 +70,18 @@ class Cache:
 
     def piece(self, name: str, start: int = 0, size: int = -1) -> bytes | None:
         """Bytes of an entry as they lie there, all from `start` or at most `size`, or None."""
+        entry = self.open(name)
         try:
-            handle = os.open(self._path(name), os.O_RDONLY)
+            return None if entry is None else entry.read(start, size)
         except OSError:
             return None
+
+    def open(self, name: str) -> "Entry | None":
+        """An entry to read pieces from, if there is one."""
         try:
-            about = os.fstat(handle)
-            if time.time() - about.st_mtime > _RECENT:
-                os.utime(handle)  # last use, for `_evict`; a mount may not keep access times
-            return os.pread(handle, about.st_size if size < 0 else size, start)
+            return Entry(os.open(self._path(name), os.O_RDONLY))
         except OSError:
             return None
-        finally:
-            os.close(handle)
 
     def map(self, name: str) -> mmap.mmap | None:
         """All of an entry, mapped: it can be read also after others have removed it. Or None."""
@@ -177,6 +176,30 @@ class Cache:
             with contextlib.suppress(OSError):
                 path.unlink()
                 total -= size
+
+
+class Entry:
+    """An entry held open. It can be read also after others have removed it."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._noted, self._size = handle, -_RECENT, 0
+        self.removed = False
+        """Whether others had removed it lately; its bytes take room until it is let go."""
+
+    def __del__(self) -> None:
+        os.close(self._handle)
+
+    def read(self, start: int = 0, size: int = -1) -> bytes:
+        """All bytes from `start`, or at most `size`. Raises OSError."""
+        if (now := time.monotonic()) - self._noted >= _RECENT:
+            self._note_use(now)
+        return os.pread(self._handle, self._size if size < 0 else size, start)
+
+    def _note_use(self, now: float) -> None:
+        about = os.fstat(self._handle)
+        self._noted, self._size, self.removed = now, about.st_size, not about.st_nlink
+        if time.time() - about.st_mtime > _RECENT:
+            os.utime(self._handle)  # for `_evict`; a mount may not keep access times
 
 
 def _seal(digest: str, data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from dogbreed import images, storage
 from dogbreed.data.cache import Cache
 from dogbreed.data.device import Encoded
-from dogbreed.data.manifest import Manifest
+from dogbreed.data.manifest import PLACE, Manifest
 from dogbreed.data.order import Request
 from dogbreed.data.reader import Cost, Found, Reader
 from dogbreed.data.transforms import Augment, draws, key_of, light, random_box
@@ -100,7 +100,7 @@ class PictureDataset(Dataset[Batch]):
         Raises:
             BadInput: a picture cannot be had or read and `skip_bad` is off; names its id.
         """
-        rows = self.manifest.take(request.rows)
+        rows = self.manifest.take(request.rows, ("id", "label", *PLACE))
         begun = time.monotonic()
         pictures = self._fetch(rows)
         fetched = time.monotonic()

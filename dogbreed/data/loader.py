@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from dogbreed.data.dataset import Batch, PictureDataset
 from dogbreed.data.epochs import Epochs, Order
 from dogbreed.data.handover import Handover
+from dogbreed.data.manifest import PLACE
 from dogbreed.data.order import Request
 from dogbreed.data.pages import Page, Plan
 from dogbreed.errors import BadInput
@@ -72,7 +73,7 @@ class _Tasks(Dataset[Any]):
     def __getitems__(self, task: _Task) -> Any:
         if self.ahead:
             manifest, reader = self.pictures.manifest, self.pictures.reader
-            coming = manifest.ranges(manifest.take(task.next))
+            coming = manifest.ranges(manifest.take(task.next, PLACE))
             reader.begin(coming, task.pages, patience=task.patience)
         if self.handover is None or task.slot is None:
             return self.pictures.__getitems__(task.request)
@@ -81,14 +82,15 @@ class _Tasks(Dataset[Any]):
 
 
 def _in_worker(_: int) -> None:
-    """End with the parent; of all workers the first speaks for the disk that they share."""
+    """End with the parent; share what is fetched at once; let the first speak for the disk."""
     end_with_parent()
     keep_freed_memory()  # each decoded picture is a large block: a fifteenth of a worker's time
     info = get_worker_info()
     assert info is not None
-    cache = cast(_Tasks, info.dataset).pictures.reader.cache
-    if cache is not None:
-        cache.silent = info.id > 0
+    reader = cast(_Tasks, info.dataset).pictures.reader
+    reader.fetchers = max(2, reader.fetchers // info.num_workers)
+    if reader.cache is not None:
+        reader.cache.silent = info.id > 0
 
 
 def _as_is(batch: Any) -> Any:
@@ -174,7 +176,7 @@ class EpochLoader(Epochs):
             yield from (_Task(request, order[:0], [], 0.0) for request in coming)
             return
         plan = self._page_plan()
-        deal = plan.deal(order[consumed:])
+        deal = plan.deal(order[consumed:], self._ahead)
         step = self.batch_size * self.world_size
         begun: deque[Request | None] = deque()
         for number, later in enumerate(chain(coming, repeat(None, self._ahead))):

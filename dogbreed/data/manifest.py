@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
         ("phash", pa.binary()),  # see duplicates.perceptual_hash
     ]
 )
+PLACE = ("uri", "offset", "size", "digest")  # the columns that say where the bytes are
 _CHUNK = 131_072  # rows converted at once
 
 
@@ -210,7 +211,9 @@ class Manifest:
         uris = self.table.column("uri").take(pa.array(rows)).combine_chunks()
         return np.asarray(uris.dictionary_encode().indices, dtype=np.int64)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    def take(
+        self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] = SCHEMA.names
+    ) -> list[dict[str, Any]]:
         """Rows as dictionaries, in the order asked for."""
         wanted = np.asarray(rows, dtype=np.int64)
         chunk = np.searchsorted(self._starts, wanted, side="right") - 1
@@ -218,7 +221,8 @@ class Manifest:
         for number in np.unique(chunk):  # Table.take would first join all chunks of a text column
             at = np.flatnonzero(chunk == number)
             inside = pa.array(wanted[at] - self._starts[number])
-            for place, row in zip(at, self._batches[number].take(inside).to_pylist(), strict=True):
+            here = self._batches[number].select(columns).take(inside)
+            for place, row in zip(at, here.to_pylist(), strict=True):
                 taken[place] = row
         return taken
 
@@ -229,7 +233,8 @@ class Manifest:
             BadInput: a row of a data set in a bucket points to this machine's disk, or out of
                 the data set.
         """
-        return [Range(self._url(r["uri"]), r["offset"], r["size"], r["digest"]) for r in rows]
+        urls = {uri: self._url(uri) for uri in {row["uri"] for row in rows}}
+        return [Range(urls[r["uri"]], r["offset"], r["size"], r["digest"]) for r in rows]
 
     def _url(self, uri: str) -> str:
         url = storage.join(self.root, uri)

@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dogbreed.data.cache import Cache
-from dogbreed.data.manifest import Manifest
+from dogbreed.data.cache import Cache, Entry
+from dogbreed.data.manifest import PLACE, Manifest
 from dogbreed.ranges import Range
 from dogbreed.storage import digest_of
 
 PAGE = 4 * 2**20  # bytes
 WORTH = 0.25  # the share of a page's bytes that an epoch must need to fetch it whole
-MOST = 16  # pages handed to a worker along with one batch
+HELD = 128  # pages that a process holds open: those of a window of eight shards
+MOST = 64  # pages handed to a worker along with one batch
 
 
 class Page(NamedTuple):
@@ -52,24 +53,52 @@ def names(picture: Range) -> list[str]:
     return [_name(picture.url, number) for number in range(first, last + 1)]
 
 
-def cut(cache: Cache, picture: Range) -> bytes | None:
-    """A picture out of the pages in the cache; None if they are not there.
+class Kept:
+    """The pages in a cache, as one process reads them: their files stay open.
 
-    Pages that hold something else than the picture's digest promises are removed.
+    Concurrency model: any thread may call it; a file is closed when no thread reads from it.
     """
-    start, data = picture.offset % PAGE, b""
-    on = names(picture)
-    for name in on:
-        piece = cache.piece(name, start, min(picture.size - len(data), PAGE - start))
-        if not piece:
-            return None
-        data, start = data + piece, 0
-    if digest_of(data) == picture.digest:
-        return data
-    if len(data) == picture.size:
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._open: dict[str, Entry] = {}
+
+    def cut(self, picture: Range) -> bytes | None:
+        """A picture out of the pages; None if they are not there.
+
+        Pages that hold something else than the picture's digest promises are removed.
+        """
+        start, data = picture.offset % PAGE, b""
+        on = names(picture)
         for name in on:
-            cache.remove(name)
-    return None
+            piece = self._read(name, start, min(picture.size - len(data), PAGE - start))
+            if not piece:
+                return None
+            data, start = data + piece, 0
+        if digest_of(data) == picture.digest:
+            return data
+        if len(data) == picture.size:
+            for name in on:
+                self._open.pop(name, None)
+                self._cache.remove(name)
+        return None
+
+    def _read(self, name: str, start: int, size: int) -> bytes:
+        entry = self._open.get(name)
+        if entry is None:
+            entry = self._cache.open(name)
+            if entry is None:
+                return b""
+            self._open[name] = entry
+            for oldest in list(self._open)[:-HELD]:
+                self._open.pop(oldest, None)
+        try:
+            data = entry.read(start, size)
+        except OSError:
+            data = b""
+        if entry.removed or not data:
+            self._open.pop(name, None)
+        return data
 
 
 class Plan:
@@ -119,30 +148,39 @@ class Plan:
         covered: np.ndarray = self._first[rows] >= 0
         return covered
 
-    def deal(self, order: np.ndarray) -> "Deal":
-        """The pages for an epoch, or the rest of one, in this order of rows."""
+    def deal(self, order: np.ndarray, among: int = 1) -> "Deal":
+        """The pages for an epoch, or the rest of one, in this order of rows.
+
+        Args:
+            order: rows of the manifest, int64, (n,).
+            among: the first so many batches share what is due at the start.
+        """
         both = np.stack([self._first[order], self._last[order]], axis=1).ravel()
         pages, at = np.unique(both, return_index=True)
         at = at[pages >= 0] // 2
         pages = pages[pages >= 0]
         by_use = np.argsort(at, kind="stable")
-        return Deal(self, pages[by_use], at[by_use], self._ahead)
+        return Deal(self, pages[by_use], at[by_use], self._ahead, among)
 
     def page(self, number: int) -> Page:
         """A page by its number in the plan."""
-        (there,) = self._manifest.ranges(self._manifest.take([self._row[number]]))
+        (there,) = self._manifest.ranges(self._manifest.take([self._row[number]], PLACE))
         return Page(there.url, int(self._number[number]), int(self._size[number]))
 
 
 class Deal:
     """Hands out the pages of an epoch, each once, some time before they are needed."""
 
-    def __init__(self, plan: Plan, pages: np.ndarray, at: np.ndarray, ahead: int) -> None:
-        self._plan, self._pages, self._at, self._ahead, self._done = plan, pages, at, ahead, 0
+    def __init__(
+        self, plan: Plan, pages: np.ndarray, at: np.ndarray, ahead: int, among: int
+    ) -> None:
+        self._plan, self._pages, self._at, self._ahead = plan, pages, at, ahead
+        self._among, self._done = among, 0
 
     def __call__(self, position: int) -> list[Page]:
         """The next pages, when the batch that ends at this position is handed out."""
         due = int(np.searchsorted(self._at, position + self._ahead, side="right"))
-        chosen = self._pages[self._done : min(due, self._done + MOST)]
-        self._done += len(chosen)
+        share = -(-(due - self._done) // max(1, self._among))
+        chosen = self._pages[self._done : self._done + min(share, MOST)]
+        self._done, self._among = self._done + len(chosen), self._among - 1
         return [self._plan.page(number) for number in chosen]

@@ -2,8 +2,8 @@
 
 Concurrency model: a worker decodes in its main thread. Meanwhile a thread begins its next batch,
 and some more fetch pages (see `pages`) into the disk cache, which all workers share. The threads
-are daemons, for a worker that ends must not wait for them. A process holds at most the pictures
-of two batches and `FETCHERS` pages, each of these twice while a body is put together.
+are daemons, for a worker that ends must not wait for them. All workers hold at most the pictures
+of two batches each and `AT_ONCE` pages, each of these twice while a body is put together.
 """
 
 import threading
@@ -18,7 +18,8 @@ from dogbreed.data import pages
 from dogbreed.data.cache import Cache
 from dogbreed.ranges import Piece, Range, read_pictures, read_ranges
 
-FETCHERS = 8  # pages that a process fetches at once
+AT_ONCE = 40  # pages that all workers together fetch at once
+CLAIMS = 64  # pages that wait for it and are claimed: each claim is an open file
 _GLANCE = 0.003  # seconds between two looks at the cache
 
 Found = Piece | images.BadImage
@@ -54,6 +55,11 @@ class _Daemons:
         while True:
             self._queue.get()()
 
+    @property
+    def waiting(self) -> int:
+        """How many calls no thread has begun."""
+        return self._queue.qsize()
+
     def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """Do it when a thread is free."""
         future: Future[Any] = Future()
@@ -80,6 +86,9 @@ class Reader:
         self._forget()
 
     def _forget(self) -> None:
+        self.fetchers = AT_ONCE
+        """Pages that this process fetches at once."""
+        self._pages = None if self.cache is None else pages.Kept(self.cache)
         self._now: Future[_Loaded] | None = None
         self._next: Future[_Loaded] | None = None
         self._patience = 0.0
@@ -106,19 +115,23 @@ class Reader:
                 are fetched from them.
         """
         if self._threads is None:
-            self._threads = _Daemons(FETCHERS), _Daemons(1)
+            self._threads = _Daemons(self.fetchers), _Daemons(1)
         for page in some:
             assert self.cache is not None
             if self.cache.works and not self.cache.has(page.name):
-                claim = self.cache.claim(page.name)
-                if claim is not None:
+                if self._threads[0].waiting >= CLAIMS:
+                    self._threads[0].submit(self._bring, page, None)
+                elif (claim := self.cache.claim(page.name)) is not None:
                     self._threads[0].submit(self._bring, page, claim)
         self._now, self._next, self._patience = self._next, None, patience
         if pictures:
             self._next = self._threads[1].submit(self._load, list(pictures), 0.0)
 
-    def _bring(self, page: pages.Page, claim: int) -> None:
+    def _bring(self, page: pages.Page, claim: int | None) -> None:
         assert self.cache is not None
+        claim = self.cache.claim(page.name) if claim is None else claim
+        if claim is None:
+            return
         try:
             if self.cache.has(page.name):  # somebody brought it just before the claim
                 return
@@ -154,10 +167,10 @@ class Reader:
 
     def _kept(self, pictures: list[Range]) -> dict[Range, Found]:
         """What the cache has of these, by itself or on a page."""
-        assert self.cache is not None
+        assert self.cache is not None and self._pages is not None
         found: dict[Range, Found] = {}
         for picture in pictures:
-            data = pages.cut(self.cache, picture) if picture.offset else None  # else it is loose
+            data = self._pages.cut(picture) if picture.offset else None  # else it is loose
             if data is None:
                 data = self.cache.get(picture.digest)
             if data is not None:

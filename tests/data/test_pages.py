@@ -1,6 +1,8 @@
 """Pages: packed files in stretches, which of them an epoch needs and when."""
 
+import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,13 @@ import pyarrow as pa
 import pytest
 
 from dogbreed import ranges, storage
+from dogbreed.data import cache as cache_module
 from dogbreed.data import manifest as manifest_module
 from dogbreed.data import pages
+from dogbreed.data import reader as reader_module
 from dogbreed.data.cache import Cache
 from dogbreed.data.manifest import Manifest
-from dogbreed.data.pages import Page, Plan, cut
+from dogbreed.data.pages import Kept, Page, Plan
 from dogbreed.data.reader import Reader
 from dogbreed.ranges import Range
 from tests.doubles.gcs import FakeGCS
@@ -101,12 +105,23 @@ class TestPlan:
             dict.fromkeys(there.url for there in data.ranges(data.take(by_file)))
         )
 
-    def test_no_more_than_some_are_handed_out_with_a_batch(self, tmp_path: Path) -> None:
+    def test_no_more_than_some_are_handed_out_with_a_batch(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pages, "MOST", 16)
         data = build(str(tmp_path))
         rows = data.rows_of("train")
         deal = plan(data, rows, window=9).deal(rows)
         assert len(deal(0)) == pages.MOST
         assert 0 < len(deal(0)) <= pages.MOST
+
+    def test_the_first_batches_share_what_is_due_at_the_start(self, tmp_path: Path) -> None:
+        data = build(str(tmp_path))
+        rows = data.rows_of("train")
+        deal = plan(data, rows, window=9).deal(rows, 3)
+        shares = [len(deal(0)) for _ in range(4)]
+        assert max(shares[:3]) - min(shares[:3]) <= 1
+        assert (sum(shares), shares[3]) == (len(all_pages(plan(data, rows, window=9), rows)), 0)
 
     def test_pages_of_which_little_is_needed_are_not_fetched(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -181,6 +196,21 @@ class TestReader:
         assert len(self.read(reader, data)) == 120
         assert gcs.counts["media"] <= len(rest)
 
+    def test_of_many_pages_that_wait_some_are_claimed_and_all_are_fetched(
+        self, gcs: FakeGCS, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reader_module, "CLAIMS", 2)
+        monkeypatch.setattr(reader_module, "AT_ONCE", 1)
+        gcs.faults.only, gcs.faults.stall_rate, gcs.faults.stall_seconds = ".tar", 1.0, 3600.0
+        cache = Cache(tmp_path, ROOM)
+        reader = Reader(cache)
+        dealt = self.fetched(reader, data)
+        assert sum(cache.claimed(page.name) for page in dealt) <= 4
+        gcs.faults.stall_rate = 0.0
+        while not all(cache.has(page.name) for page in dealt):
+            time.sleep(0.01)
+        assert gcs.counts["media"] <= len(dealt) + 1  # the stalled one twice
+
     def test_a_page_that_comes_between_the_look_and_the_wait_is_used(
         self, gcs: FakeGCS, data: Manifest, tmp_path: Path
     ) -> None:
@@ -213,7 +243,7 @@ class TestReader:
         wanted = self.read(reader, data)
         whole = cache.piece(dealt[0].name)
         assert whole is not None
-        cache.put(dealt[0].name, bytes(len(whole)))
+        (cache.folder / dealt[0].name[:2] / dealt[0].name).write_bytes(bytes(len(whole)))
         assert self.read(reader, data) == wanted
         assert not cache.has(dealt[0].name)
         assert 0 < reader.cost(0, 0)["misses"] <= 6
@@ -251,15 +281,53 @@ class TestReader:
         assert gcs.counts["media"] == 0
 
 
-def test_a_picture_is_cut_out_of_one_page_or_two(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, ROOM)
-    data = random.Random(0).randbytes(7000)
-    for number in range(3):
-        page = Page("gs://b/a", number, min(3000, 7000 - number * 3000))
-        cache.put(page.name, data[page.range.offset : page.range.end])
-    for offset, size in ((1, 10), (2900, 200), (0, 7000), (6990, 10)):
+class TestKept:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> bytes:
+        """Three pages of a file, in the cache."""
+        data = random.Random(0).randbytes(7000)
+        for number in range(3):
+            page = Page("gs://b/a", number, min(3000, 7000 - number * 3000))
+            Cache(tmp_path, ROOM).write(page.name, data[page.range.offset : page.range.end])
+        return data
+
+    def there(self, data: bytes, offset: int, size: int) -> Range:
         piece = data[offset : offset + size]
-        there = Range("gs://b/a", offset, size, storage.digest_of(piece))
-        assert cut(cache, there) == piece
-    assert cut(cache, Range("gs://b/a", 6990, 20, storage.digest_of(b"x"))) is None
-    assert cut(cache, Range("gs://b/other", 0, 20, storage.digest_of(b"x"))) is None
+        return Range("gs://b/a", offset, size, storage.digest_of(piece))
+
+    def test_a_picture_is_cut_out_of_one_page_or_more(self, data: bytes, tmp_path: Path) -> None:
+        kept = Kept(Cache(tmp_path, ROOM))
+        for offset, size in ((1, 10), (2900, 200), (0, 7000), (6990, 10)):
+            assert kept.cut(self.there(data, offset, size)) == data[offset : offset + size]
+        assert kept.cut(Range("gs://b/a", 6990, 20, storage.digest_of(b"x"))) is None
+        assert kept.cut(Range("gs://b/other", 0, 20, storage.digest_of(b"x"))) is None
+
+    def test_a_page_is_read_on_after_it_was_removed(self, data: bytes, tmp_path: Path) -> None:
+        cache = Cache(tmp_path, ROOM)
+        kept, first, later = Kept(cache), self.there(data, 0, 10), self.there(data, 10, 10)
+        assert kept.cut(first)
+        cache.remove(pages.names(first)[0])
+        assert kept.cut(later) == data[10:20]
+        assert Kept(cache).cut(later) is None
+
+    def test_a_removed_page_is_let_go_when_its_use_is_noted(
+        self, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cache_module, "_RECENT", 0.0)
+        cache = Cache(tmp_path, ROOM)
+        kept, first = Kept(cache), self.there(data, 0, 10)
+        assert kept.cut(first)
+        cache.remove(pages.names(first)[0])
+        assert kept.cut(first)
+        assert kept.cut(first) is None
+
+    def test_a_process_holds_some_pages_open_and_no_more(
+        self, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pages, "HELD", 2)
+        kept, before = Kept(Cache(tmp_path, ROOM)), len(os.listdir("/dev/fd"))
+        for offset in (0, 3000, 6000, 0, 3000):
+            assert kept.cut(self.there(data, offset, 10)) == data[offset : offset + 10]
+        assert len(os.listdir("/dev/fd")) == before + 2
+        del kept
+        assert len(os.listdir("/dev/fd")) == before
