@@ -18,6 +18,8 @@ TESTS = ["tests"]
 def _install(session: nox.Session, *groups: str, extras: str = "") -> None:
     """Install the project and some groups; pip knows no groups before 25.1."""
     session.install("-e", f".{extras}", *(entry for group in groups for entry in GROUPS[group]))
+    # Where it is set, each of many processes would compile torch and all else that it imports.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
 
 
 @nox.session
