@@ -36,16 +36,17 @@ from dogbreed.monitor.rows import model_of
 from dogbreed.package import Package
 from dogbreed.serve import openapi, page
 from dogbreed.serve.auth import Keys
-from dogbreed.serve.envelope import Envelope, log
+from dogbreed.serve.envelope import Envelope
 from dogbreed.serve.limits import Limits
+from dogbreed.serve.lines import log, writing
 from dogbreed.serve.links import Dispatcher, Job
 from dogbreed.serve.metrics import Metrics
 from dogbreed.serve.service import PredictSpec
 from dogbreed.serve.worker import BreedAPI
 from dogbreed.serve.workers import Workers
 
-GRACE = 6.5  # seconds for the requests that a SIGTERM finds; Cloud Run kills after 10 in all
-LOG_GRACE = 2.0  # seconds for the rows of the prediction log after that
+GRACE = 5.5  # seconds for the requests that a SIGTERM finds; Cloud Run kills after 10 in all
+LOG_GRACE = 1.5  # seconds for the rows of the prediction log after that
 _KEEP_ALIVE = 75  # seconds: longer than a load balancer's, or it sends into a closed connection
 
 
@@ -189,20 +190,21 @@ class Server(litserve.LitServer):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         where = f"[{host}]" if ":" in host else host
         address = f"http://{where}:{listener.getsockname()[1]}"
-        log("INFO", f"listening on {address}", address=address, pid=os.getpid())
         gc.freeze()  # what was imported would be looked through while requests wait, and at the end
-        try:
-            self._uvicorn.run([listener])
-        finally:
-            self._workers.kill()
-            if self._log is not None and (lost := self._log.close(LOG_GRACE)):
-                log("ERROR", f"{lost} rows of the prediction log could not be written any more")
-            if self._problem is not None:
-                text, foreseen = self._problem
-                if foreseen:
-                    raise BadInput(text) from None
-                print(f"dogbreed serve: {text}", file=sys.stderr)
-                sys.exit(1)
+        with writing():
+            log("INFO", f"listening on {address}", address=address, pid=os.getpid())
+            try:
+                self._uvicorn.run([listener])
+            finally:
+                self._workers.kill()
+                if self._log is not None and (lost := self._log.close(LOG_GRACE)):
+                    log("ERROR", f"{lost} rows of the prediction log could not be written any more")
+                if self._problem is not None:
+                    text, foreseen = self._problem
+                    if foreseen:
+                        raise BadInput(text) from None
+                    print(f"dogbreed serve: {text}", file=sys.stderr)
+                    sys.exit(1)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -119,7 +119,8 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
 
 def work(lit_api: BreedAPI, worker_id: int, port: Port) -> None:
     """What a worker's process runs: LitServe's `inference_worker`, which ends with the server."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C goes to all; the server ends its own
+    for sign in (signal.SIGINT, signal.SIGTERM):  # may go to all; the server ends its own
+        signal.signal(sign, signal.SIG_IGN)
     end_with_parent()
     keep_freed_memory()
     logging.basicConfig(format=f"worker {worker_id} [{os.getpid()}]: %(message)s")

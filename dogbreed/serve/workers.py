@@ -12,8 +12,8 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from dogbreed.serve.envelope import log
 from dogbreed.serve.forking import fork_server
+from dogbreed.serve.lines import log
 from dogbreed.serve.links import Dispatcher, Link, Port
 from dogbreed.serve.worker import BreedAPI, work
 

@@ -140,7 +140,11 @@ def test_a_request_that_takes_too_long_gets_504(tiny_package: str, tmp_path: Pat
         assert late.status_code == 504
         assert "0.5 s" in late.json()["detail"]
         until(served, "dogbreed_inside_pictures", 0)
-        worker.resume()
+        # Nor does a worker that is stuck keep the server from ending.
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(PATIENCE) == 0
+        psutil.wait_procs([worker], timeout=PATIENCE)
+        assert not worker.is_running()
 
 
 def test_a_sigterm_lets_what_was_begun_finish_and_leaves_nothing_behind(
@@ -153,7 +157,8 @@ def test_a_sigterm_lets_what_was_begun_finish_and_leaves_nothing_behind(
         until(served, "dogbreed_batch_pictures_sum", 2)
         family = psutil.Process(served.process.pid).children(recursive=True)
         assert worker in family
-        served.process.send_signal(signal.SIGTERM)
+        for process in [psutil.Process(served.process.pid), *family]:
+            process.terminate()  # as service managers do
         worker.resume()
         assert waiting.result(PATIENCE).status_code == 200
         assert served.process.wait(PATIENCE) == 0
