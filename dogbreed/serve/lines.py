@@ -71,15 +71,16 @@ class _Writer:
             with contextlib.suppress(queue.Empty):
                 while True:
                     lines.append(self._lines.get_nowait())
-            going = lines[-1] is not None
+            going = None not in lines
+            if dropped := self._dropped - self._told:
+                self._told += dropped
+                notice = {"severity": "WARNING", "message": f"{dropped} lines were dropped"}
+                lines.append(json.dumps(notice) + "\n")
             text = "".join(line for line in lines if line).encode()
             # Not by sys.stdout: if this thread still held its lock at the end, Python would abort.
             with contextlib.suppress(OSError):  # the reader has gone
                 while text:
                     text = text[os.write(self._to, text) :]
-            if dropped := self._dropped - self._told:
-                self._told += dropped
-                self.put(f'{{"severity": "WARNING", "message": "{dropped} lines were dropped"}}\n')
 
 
 _writers: list[_Writer] = []

@@ -142,7 +142,7 @@ async def _started(process: ForkServerProcess) -> str | None:
         problem = None
         try:
             process.start()
-        except (OSError, EOFError) as error:  # the fork server has ended
+        except (OSError, EOFError, ValueError) as error:  # the fork server or this one has ended
             problem = f"{type(error).__name__}: {error}"
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, problem)
