@@ -86,14 +86,16 @@ class TorchEngine:
         from safetensors.torch import load
 
         from dogbreed.model.backbone import Network
+        from dogbreed.model.batch_norm import merge
 
         self.package = package
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         flip = package.model["preprocessing"]["flip"]
         self.network = Network(package.model["backbone"], len(package.class_names), flip=flip)
         self.network.body.load_state_dict(load(package.weights()))
+        merge(self.network.eval().body, package.model["preprocessing"]["size"])
         try:
-            self.network.eval().to(self.device)
+            self.network.to(self.device)
         except RuntimeError as error:
             line = " ".join(str(error).split())[:120]
             raise BadInput(f"--device {self.device}: {line}") from None

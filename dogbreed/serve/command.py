@@ -9,6 +9,7 @@ from dogbreed.exported import best_name, read_engine
 from dogbreed.monitor.log import LogOptions
 from dogbreed.runs import newest
 from dogbreed.serve.auth import Keys
+from dogbreed.serve.forking import fork_server
 from dogbreed.serve.limits import Limits
 
 
@@ -50,7 +51,8 @@ def serve(
         run_root: where the newest run is looked for.
         model: a model package's folder, on disk or in a bucket, instead of a run, or a place that
             `dogbreed export --promote` wrote to.
-        engine: what runs the network; today that is torch.
+        engine: what runs the network: torch, an engine of `dogbreed export` such as openvino-int8,
+            or best, the fastest of them that can run here.
         device: torch's name of a device; by default a GPU if there is one.
         host: the address to listen at; by default 127.0.0.1: this machine alone.
         port: by default 8000.
@@ -98,6 +100,8 @@ def serve(
     else:
         see_torch(source)
         source.weights()  # a damaged package is told of at once
+    fork_server(engine)  # which imports while this process does so
+    if engine == "torch":
         # Then pictures are resized by the same kernel as in `dogbreed predict`.
         import torch
 

@@ -1,16 +1,14 @@
 """Around each request: an id, headers that protect a browser, one line of JSON in the log."""
 
-import datetime
-import json
 import re
 import secrets
-import sys
 import time
 import traceback
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dogbreed.serve.lines import log
 from dogbreed.serve.metrics import Metrics
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -29,14 +27,6 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
 ]
-
-
-def log(severity: str, message: str, **fields: Any) -> None:
-    """Write one line of JSON, in the form that Cloud Logging reads, to standard output."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": now, "severity": severity, "message": message, **fields})
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 class Envelope:

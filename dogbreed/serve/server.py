@@ -10,20 +10,18 @@ of LitServe's is replaced, each for what was measured of 0.2.19:
 - `run`: a SIGTERM leaves the workers behind, answering on; a dead worker is noticed every two
   seconds, and its clients wait on; the queues live in a further process, are without bound, and
   know of no client that goes away; `client.py` is written to the working directory. Here one
-  process speaks HTTP and is the parent of the workers, each at the end of a socket (`links`).
+  process speaks HTTP and keeps the workers (`workers`), each at the end of a socket (`links`).
 - `lifespan`: starts and ends the workers, in place of LitServe's reading of its queues.
 """
 
-import asyncio
 import contextlib
 import dataclasses
-import multiprocessing
+import gc
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import litserve
@@ -38,17 +36,18 @@ from dogbreed.monitor.rows import model_of
 from dogbreed.package import Package
 from dogbreed.serve import openapi, page
 from dogbreed.serve.auth import Keys
-from dogbreed.serve.envelope import Envelope, log
+from dogbreed.serve.envelope import Envelope
 from dogbreed.serve.limits import Limits
-from dogbreed.serve.links import Dispatcher, Job, Link, Port
+from dogbreed.serve.lines import log, writing
+from dogbreed.serve.links import Dispatcher, Job
 from dogbreed.serve.metrics import Metrics
 from dogbreed.serve.service import PredictSpec
-from dogbreed.serve.worker import BreedAPI, work
+from dogbreed.serve.worker import BreedAPI
+from dogbreed.serve.workers import Workers
 
-GRACE = 6.5  # seconds for the requests that a SIGTERM finds; Cloud Run kills after 10 in all
-LOG_GRACE = 2.0  # seconds for the rows of the prediction log after that
+GRACE = 5.5  # seconds for the requests that a SIGTERM finds; Cloud Run kills after 10 in all
+LOG_GRACE = 1.5  # seconds for the rows of the prediction log after that
 _KEEP_ALIVE = 75  # seconds: longer than a load balancer's, or it sends into a closed connection
-_PATIENCE = 30.0  # seconds between two starts of a worker that ends again and again, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +87,6 @@ class Server(litserve.LitServer):  # type: ignore[misc]
 
     def __init__(self, source: Package, options: Options, limits: Limits, keys: Keys) -> None:
         self._source, self._options, self._limits, self._keys = source, options, limits, keys
-        self._links: dict[int, Link] = {}  # by worker id
-        self._processes: dict[int, SpawnProcess] = {}
-        self._deaths: dict[int, int] = {}  # since the worker was last warm
-        self._ending = False
         self._problem: tuple[str, bool] | None = None
         self._dispatcher = Dispatcher(options.batch_size, options.batch_wait, self._on_batch)
         paths = list(dict.fromkeys(["/predict", options.predict_route or "/predict"]))
@@ -107,6 +102,15 @@ class Server(litserve.LitServer):  # type: ignore[misc]
         size = options.batch_size
         self._api = BreedAPI(source.url, engine, options.device, self._spec, size, bool(wanted))
         self._api.authorize = keys.check
+        self._workers = Workers(
+            self._api,
+            options.workers,
+            engine,
+            self._dispatcher,
+            self._changed,
+            self._metrics.restarts.inc,
+            self._stop,
+        )
         probes = {"/health", "/ready", options.health_route or "/ready"}
         routes = {*paths, *probes, "/", "/info", "/metrics", "/docs", "/openapi.json"}
         super().__init__(
@@ -186,113 +190,44 @@ class Server(litserve.LitServer):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         where = f"[{host}]" if ":" in host else host
         address = f"http://{where}:{listener.getsockname()[1]}"
-        log("INFO", f"listening on {address}", address=address, pid=os.getpid())
-        try:
-            self._uvicorn.run([listener])
-        finally:
-            self._end_workers()
-            if self._log is not None and (lost := self._log.close(LOG_GRACE)):
-                log("ERROR", f"{lost} rows of the prediction log could not be written any more")
-            if self._problem is not None:
-                text, foreseen = self._problem
-                if foreseen:
-                    raise BadInput(text) from None
-                print(f"dogbreed serve: {text}", file=sys.stderr)
-                sys.exit(1)
+        gc.freeze()  # what was imported would be looked through while requests wait, and at the end
+        with writing():
+            log("INFO", f"listening on {address}", address=address, pid=os.getpid())
+            try:
+                self._uvicorn.run([listener])
+            finally:
+                self._workers.kill()
+                if self._log is not None and (lost := self._log.close(LOG_GRACE)):
+                    log("ERROR", f"{lost} rows of the prediction log could not be written any more")
+                if self._problem is not None:
+                    text, foreseen = self._problem
+                    if foreseen:
+                        raise BadInput(text) from None
+                    print(f"dogbreed serve: {text}", file=sys.stderr)
+                    sys.exit(1)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Start the workers, which load while `/health` already answers; end them."""
-        for worker_id in range(self._options.workers):
-            await self._start(worker_id)
+        self._workers.start()
         try:
             yield
         finally:
-            self._ending = True
-            for link in self._links.values():
-                link.close()
+            self._workers.close()
             log("INFO", "ended")
 
-    def _warm(self) -> list[int]:
-        loaded = [worker_id for worker_id, link in self._links.items() if link.loaded]
-        return [self._processes[worker_id].pid or 0 for worker_id in loaded]
-
-    async def _start(self, worker_id: int) -> None:
-        ours, theirs = socket.socketpair()
-        process = multiprocessing.get_context("spawn").Process(
-            target=work,
-            args=(self._api, worker_id, Port(theirs)),
-            name=f"worker-{worker_id}",
-            daemon=True,
-        )
-        process.start()
-        self._processes[worker_id] = process
-        theirs.close()  # the worker's end of it is now the only one
-
-        def make() -> Link:
-            return Link(
-                self._dispatcher,
-                lambda about: self._loaded(worker_id, about),
-                lambda about: self._refused(worker_id, about),
-                lambda: self._lost(worker_id),
-            )
-
-        loop = asyncio.get_running_loop()
-        _, link = await loop.create_unix_connection(make, sock=ours)
-        self._links[worker_id] = link
-
-    def _loaded(self, worker_id: int, about: dict[str, Any]) -> None:
-        self._deaths[worker_id] = 0
-        self._spec.explains = about["explains"]
-        self._spec.ready = True
-        log("INFO", f"worker {worker_id} is ready", worker=worker_id)
-
-    def _refused(self, worker_id: int, about: dict[str, Any]) -> None:
-        if self._deaths.get(worker_id) is None:
-            self._stop(about["problem"], about["foreseen"])
-        else:
-            log("ERROR", f"worker {worker_id}: {about['problem']}", worker=worker_id)
-
-    def _lost(self, worker_id: int) -> None:
-        """A worker has ended: another takes its place."""
-        del self._links[worker_id]
-        process = self._processes[worker_id]
+    def _changed(self, explains: bool | None) -> None:
+        """A worker is warm, or has ended."""
+        if explains is not None:
+            self._spec.explains = explains
         self._spec.ready = bool(self._warm())
-        if self._ending or self._problem:
-            return
-        process.join(1)  # it has closed its socket: it is ending
-        if worker_id not in self._deaths:
-            self._stop(f"worker {worker_id} ended while it loaded ({process.exitcode})", False)
-            return
-        self._deaths[worker_id] += 1
-        pause = min(0.5 * 2 ** (self._deaths[worker_id] - 1), _PATIENCE)
-        pause = 0.0 if self._deaths[worker_id] == 1 else pause
-        log(
-            "ERROR",
-            f"worker {worker_id} has ended ({process.exitcode}); another starts",
-            worker=worker_id,
-        )
-        self._metrics.restarts.inc()
 
-        async def again() -> None:
-            await asyncio.sleep(pause)
-            if not self._ending:
-                await self._start(worker_id)
-
-        self._again = asyncio.get_running_loop().create_task(again())
+    def _warm(self) -> list[int]:
+        return self._workers.warm()
 
     def _stop(self, problem: str, foreseen: bool) -> None:
         self._problem = self._problem or (problem, foreseen)
         self._uvicorn.should_exit = True
-
-    def _end_workers(self) -> None:
-        """Whatever they do: a batch that nobody waits for any more, or loading."""
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            process.join(1)
-            if process.is_alive():
-                process.kill()
 
     def _on_batch(self, batch: list[Job]) -> None:
         self._metrics.batch.observe(len(batch))

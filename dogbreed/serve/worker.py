@@ -16,6 +16,7 @@ from litserve.specs.base import LitSpec
 from dogbreed import package
 from dogbreed.engine import open_engine
 from dogbreed.errors import BadInput
+from dogbreed.memory import keep_freed_memory
 from dogbreed.monitor.rows import unit16
 from dogbreed.orphans import end_with_parent
 from dogbreed.retries import StorageError
@@ -86,6 +87,10 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self.port.refused(f"{self._url}: {line}", foreseen=True)
             raise SystemExit(1) from None
+        # From here on who takes and refuses requests goes first, where they share a core: otherwise
+        # it is overrun by twice the load that the workers bear, and a refusal takes longer than
+        # an answer.
+        os.nice(NICE)
         self.port.loaded(explains=explains)
 
     def batch(self, inputs: Inputs) -> tuple[np.ndarray, list[bool]]:
@@ -114,11 +119,10 @@ class BreedAPI(litserve.LitAPI):  # type: ignore[misc]
 
 def work(lit_api: BreedAPI, worker_id: int, port: Port) -> None:
     """What a worker's process runs: LitServe's `inference_worker`, which ends with the server."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C goes to all; the server ends its own
+    for sign in (signal.SIGINT, signal.SIGTERM):  # may go to all; the server ends its own
+        signal.signal(sign, signal.SIG_IGN)
     end_with_parent()
-    # Where they share a core, who takes and refuses requests goes first: otherwise it is overrun
-    # by twice the load that the workers bear, and a refusal takes longer than an answer.
-    os.nice(NICE)
+    keep_freed_memory()
     logging.basicConfig(format=f"worker {worker_id} [{os.getpid()}]: %(message)s")
     lit_api.port = port
     inference_worker(

@@ -18,11 +18,13 @@ from fastapi import FastAPI, Request
 
 from dogbreed import images, package
 from dogbreed.engine import open_engine
+from dogbreed.memory import keep_freed_memory
 
 app = FastAPI()
 waiting: queue.SimpleQueue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = queue.SimpleQueue()
 pool = ThreadPoolExecutor(4)
 source = package.read(sys.argv[2])
+keep_freed_memory()
 engine = open_engine(source, sys.argv[3])
 size, crop = source.model["preprocessing"]["size"], source.model["preprocessing"]["crop"]
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -128,16 +129,34 @@ async def _load(
         warm = time.perf_counter() + seconds / 8
         await asyncio.gather(*(client(k, warm) for k in range(concurrency)))
         times.clear()
+        before = _stages(url)
         start, used = time.perf_counter(), _cpu(process)
         await asyncio.gather(*(client(k, start + seconds) for k in range(concurrency)))
         took, used = time.perf_counter() - start, _cpu(process) - used
-    return {
+    row = {
         "rps": round(len(times) / took, 1),
         "per_cpu_s": round(len(times) / used, 1),
         "p50_ms": round(float(np.percentile(times, 50)) * 1000, 1),
         "p99_ms": round(float(np.percentile(times, 99)) * 1000, 1),
         "failed": failed,
     }
+    after, served = _stages(url), len(times)
+    for stage in after:  # of one picture, in the mean
+        row[f"{stage}_ms"] = round((after[stage] - before[stage]) / served * 1000, 2)
+    if after and concurrency == 1:
+        spent = row["p50_ms"] - row["decode_ms"] - row["forward_ms"]
+        print(f"p50 without decode and forward: {spent:.2f} ms")
+    return row
+
+
+def _stages(url: str) -> dict[str, float]:
+    """Seconds that pictures have spent in each stage; nothing where a server does not say."""
+    found = re.findall(
+        r'^dogbreed_stage_seconds_sum\{stage="(\w+)"\} (\S+)$',
+        requests.get(f"{url}/metrics", timeout=60).text,
+        re.MULTILINE,
+    )
+    return {stage: float(seconds) for stage, seconds in found}
 
 
 def _table(
@@ -150,7 +169,10 @@ def _table(
         cells = []
         for c in concurrency:
             rows = results[name, c]
-            middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+            middle = {
+                key: statistics.median(row[key] for row in rows)
+                for key in ("rps", "per_cpu_s", "p50_ms", "p99_ms")
+            }
             cells.append(f"{middle['rps']:.0f} ({middle['per_cpu_s']:.0f})")
             cells.append(f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f}")
         print(f"| {name} | {' | '.join(cells)} |")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from dogbreed.cli import main
-from dogbreed.model.batch_norm import batch_norms, fold
+from dogbreed.model.batch_norm import batch_norms, fold, merge
 from tests.test_training import fit_words
 
 
@@ -52,6 +52,14 @@ class TestFold:
             torch.nn.init.zeros_(norm.weight)
         torch.testing.assert_close(copied(images), plain(images), rtol=1e-3, atol=1e-4)
 
+    def test_once_merged_it_answers_as_before_and_no_norm_works_any_more(self, name: str) -> None:
+        plain, images = uneven(name), torch.randn(2, 3, 64, 64)
+        merged = copy.deepcopy(plain)
+        assert merge(merged, 64) == len(batch_norms(merged))
+        for norm in batch_norms(merged):
+            torch.nn.init.zeros_(norm.weight)
+        torch.testing.assert_close(merged(images), plain(images), rtol=1e-3, atol=1e-4)
+
     def test_in_training_mode_batches_are_normalised_as_ever(self, name: str) -> None:
         plain, images = uneven(name), torch.randn(4, 3, 64, 64)
         folded = copy.deepcopy(plain)
@@ -62,6 +70,26 @@ class TestFold:
         torch.testing.assert_close(folded.train()(images), expected)
         for ours, theirs in zip(batch_norms(folded), batch_norms(plain), strict=True):
             torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+
+
+class Again(torch.nn.Module):
+    """Uses its layers twice, one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 3, 3), torch.nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once: torch.Tensor = self.norm(self.conv(x))
+        return self.norm(self.conv(once))  # type: ignore[no-any-return]
+
+
+def test_layers_that_are_used_twice_are_merged_once() -> None:
+    body, images = Again().eval(), torch.randn(1, 3, 8, 8)
+    torch.nn.init.constant_(body.norm.weight, 2.0)
+    before = body(images)
+    merge(body, 8)
+    torch.testing.assert_close(body(images), before)
 
 
 class Twice(torch.nn.Module):
@@ -79,7 +107,7 @@ class Twice(torch.nn.Module):
 def test_a_network_that_it_would_change_is_left_alone() -> None:
     body, images = Twice().eval(), torch.randn(1, 3, 8, 8)
     before = body(images)
-    assert fold(body) == 0
+    assert fold(body) == merge(body, 8) == 0
     torch.testing.assert_close(body(images), before)
 
 

@@ -111,7 +111,8 @@ class Served:
     def workers(self) -> list[psutil.Process]:
         """Processes with an engine."""
         children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        servers = [child for child in children if "forkserver" in " ".join(child.cmdline())]
+        return [worker for server in servers for worker in server.children()]
 
     def post(self, path: str = "/predict", **options: Any) -> requests.Response:
         """Send a request."""

@@ -78,6 +78,18 @@ def test_above_the_queue_requests_get_503_at_once_and_the_others_their_answers(
     assert served.metric("dogbreed_inside_pictures") == 0
 
 
+def test_a_worker_without_pictures_does_nothing(served: Served) -> None:
+    assert send(served).status_code == 200
+    (worker,) = served.workers()
+    before = None
+    while before != (before := worker.num_ctx_switches()):  # it may still be busy with the end
+        served.get("/health")
+    for _ in range(100):
+        served.get("/health")
+    assert worker.num_ctx_switches() == before
+    assert worker.status() == psutil.STATUS_SLEEPING
+
+
 def test_a_client_that_goes_away_takes_its_pictures_with_it(served: Served) -> None:
     assert send(served).status_code == 200  # so the worker has asked for its next batch
     worker = hold(served)
@@ -99,6 +111,7 @@ def test_a_killed_worker_is_replaced_its_requests_get_an_error_and_no_other_does
 ) -> None:
     assert send(served).status_code == 200
     worker = hold(served)
+    nursery = worker.ppid()
     sent = served.metric("dogbreed_batch_pictures_sum")
     first = pool.submit(send, served)
     until(served, "dogbreed_batch_pictures_sum", sent + 1)
@@ -111,7 +124,8 @@ def test_a_killed_worker_is_replaced_its_requests_get_an_error_and_no_other_does
     assert not any(other.done() for other in others)
     assert {other.result(PATIENCE).status_code for other in others} == {200}
     assert served.metric("dogbreed_worker_restarts_total") == 1
-    assert len(served.workers()) == 1
+    (another,) = served.workers()
+    assert another.ppid() == nursery  # where all that it needs was imported already
 
 
 def test_a_request_that_takes_too_long_gets_504(tiny_package: str, tmp_path: Path) -> None:
@@ -126,7 +140,11 @@ def test_a_request_that_takes_too_long_gets_504(tiny_package: str, tmp_path: Pat
         assert late.status_code == 504
         assert "0.5 s" in late.json()["detail"]
         until(served, "dogbreed_inside_pictures", 0)
-        worker.resume()
+        # Nor does a worker that is stuck keep the server from ending.
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(PATIENCE) == 0
+        psutil.wait_procs([worker], timeout=PATIENCE)
+        assert not worker.is_running()
 
 
 def test_a_sigterm_lets_what_was_begun_finish_and_leaves_nothing_behind(
@@ -137,8 +155,10 @@ def test_a_sigterm_lets_what_was_begun_finish_and_leaves_nothing_behind(
         worker = hold(served)
         waiting = pool.submit(send, served)
         until(served, "dogbreed_batch_pictures_sum", 2)
-        family = served.workers()
-        served.process.send_signal(signal.SIGTERM)
+        family = psutil.Process(served.process.pid).children(recursive=True)
+        assert worker in family
+        for process in [psutil.Process(served.process.pid), *family]:
+            process.terminate()  # as service managers do
         worker.resume()
         assert waiting.result(PATIENCE).status_code == 200
         assert served.process.wait(PATIENCE) == 0
@@ -161,9 +181,23 @@ def answers_of(stream: Any, count: int) -> list[bytes]:
     return lines
 
 
+def test_a_sigterm_while_it_loads_ends_all_of_it(tiny_package: str, tmp_path: Path) -> None:
+    served = Served(tiny_package, tmp_path)
+    try:
+        served.log("listening")
+        family = psutil.Process(served.process.pid).children(recursive=True)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(PATIENCE) == 0
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE)
+        assert alive == []
+    finally:
+        served.end()
+
+
 def test_when_the_server_is_killed_its_workers_end(tiny_package: str, tmp_path: Path) -> None:
     with serving(tiny_package, tmp_path) as served:
-        family = served.workers()
+        family = psutil.Process(served.process.pid).children(recursive=True)
+        assert set(served.workers()) < set(family)
         os.kill(served.process.pid, signal.SIGKILL)
-        gone, alive = psutil.wait_procs(family, timeout=PATIENCE)
-        assert (len(gone), alive) == (1, [])
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE)
+        assert alive == []

@@ -1,11 +1,12 @@
 """A server under more than it can do, under rubbish, and with its workers killed.
 
-Prints what it has measured: `nox -s soak -- tests/serve -s`.
+Prints what it has measured: `nox -s soak -- tests/serve -s`. `SOAK_MINUTES=1` for a first look.
 """
 
 import asyncio
 import contextlib
 import json
+import os
 import random
 import socket
 import statistics
@@ -18,19 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import psutil
 import pytest
 
 from tests.conftest import picture_file
 from tests.serve.conftest import Served, serving
+from tests.serve.load import PHOTOS, Load
 
 pytestmark = pytest.mark.soak
 
-MINUTES = 10
+MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))
 UPLOADS = 20_000
-KILLS = 5
-PHOTOS = [picture_file(320 + k, 240 + k, k) for k in range(20)]
+KILLS = 10
 PROMPT = 2.0  # seconds; from a client that shares the machine with the server
 
 
@@ -48,64 +48,6 @@ def served(tiny_package: str, tmp_path: Path) -> Iterator[Served]:
             yield made
     finally:
         psutil.Process().cpu_affinity(cores)
-
-
-class Load:
-    """Asks a server, and compares what it says with what it said when it was idle."""
-
-    def __init__(self, served: Served) -> None:
-        self.url = served.url + "/predict"
-        self.right = [served.predict(photo)[0]["top5"] for photo in PHOTOS]
-        self.said: Counter[str] = Counter()
-        self.refused: list[float] = []  # seconds until a 503
-
-    async def ask(self, session: aiohttp.ClientSession, number: int) -> None:
-        """Send a picture and note what comes."""
-        k, begun = number % len(PHOTOS), time.monotonic()
-        head = {"Content-Type": "image/jpeg"}
-        try:
-            async with session.post(self.url, data=PHOTOS[k], headers=head) as answer:
-                status, said = answer.status, await answer.json()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            self.said[type(error).__name__] += 1
-            return
-        if status == 503:
-            self.refused.append(time.monotonic() - begun)
-            self.said["worker died" if "worker" in said["detail"] else "refused"] += 1
-        elif status == 200:
-            self.said["right" if self._same(said[0], k) else "wrong"] += 1
-        else:
-            self.said[str(status)] += 1
-
-    def _same(self, entry: dict[str, Any], k: int) -> bool:
-        pairs = zip(entry["top5"], self.right[k], strict=True)
-        return all(abs(a["probability"] - b["probability"]) < 1e-4 for a, b in pairs)
-
-    async def closed(self, clients: int, seconds: float) -> float:
-        """Each client asks when it is answered; requests a second."""
-        async with aiohttp.ClientSession() as session:
-            end, count = time.monotonic() + seconds, 0
-
-            async def client(number: int) -> None:
-                nonlocal count
-                while time.monotonic() < end:
-                    await self.ask(session, number + count)
-                    count += 1
-
-            await asyncio.gather(*(client(k) for k in range(clients)))
-        return count / seconds
-
-    async def open(self, rate: float, seconds: float) -> None:
-        """Ask so many times a second, whatever the answers."""
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            begun, tasks = time.monotonic(), set[asyncio.Task[None]]()
-            for number in range(int(rate * seconds)):
-                await asyncio.sleep(max(0, begun + number / rate - time.monotonic()))
-                task = asyncio.create_task(self.ask(session, number))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            await asyncio.gather(*tasks)
 
 
 def resident(served: Served) -> int:
@@ -137,6 +79,7 @@ def test_at_twice_the_load_it_can_bear_each_answer_is_right_or_a_prompt_refusal(
     slow = sum(seconds > PROMPT for seconds in load.refused)
     print(f"\n{rate:.0f} requests/s borne, {2 * rate:.0f} sent for {MINUTES} min: {load.said}")
     print(f"503 after {statistics.median(load.refused):.3f} s, at most {max(load.refused):.2f} s")
+    print(f"requests were sent {load.late:.2f} s late at most")
     print(f"memory {early / 2**20:.0f} MiB in the middle, {late / 2**20:.0f} MiB at the end")
     assert set(load.said) == {"right", "refused"}
     assert slow == 0
@@ -149,11 +92,12 @@ def test_a_killed_worker_under_load_loses_its_own_batch_and_nothing_else(served:
 
     async def run() -> None:
         running = asyncio.create_task(load.closed(8, 40 * KILLS))
-        for _ in range(KILLS):
+        for killed in range(1, KILLS + 1):
             await asyncio.sleep(5)
             begun = time.monotonic()
             served.workers()[0].kill()
-            while await asyncio.to_thread(served.metric, "dogbreed_workers_ready") == 2:
+            name = "dogbreed_worker_restarts_total"
+            while await asyncio.to_thread(served.metric, name) < killed:
                 await asyncio.sleep(0.01)
             while await asyncio.to_thread(served.metric, "dogbreed_workers_ready") < 2:
                 await asyncio.sleep(0.05)
