@@ -16,7 +16,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -120,6 +120,11 @@ def resume_words(run: Run, records: Path, *more: str) -> list[str]:
     return [*words.split(), *more]
 
 
+def _all_of(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
 class Processes:
     """Commands that run beside each other, in an environment of which one can tell them."""
 
@@ -136,21 +141,21 @@ class Processes:
 
     def end(self) -> list[tuple[int, str, str]]:
         """Wait for them and all that they started: status, stdout and stderr of each."""
-        ended = []
         try:
-            for process, said, complained in self.started:
-                with said, complained:
-                    process.wait(timeout=DEADLINE)
-                    for file in (said, complained):
-                        file.seek(0)
-                    ended.append((process.returncode, said.read(), complained.read()))
-            self._wait_for_the_rest()
+            for process, _, _ in self.started:
+                process.wait(timeout=DEADLINE)
+            self._wait_for_the_rest()  # they speak after the first has gone
+            return [
+                (process.returncode, _all_of(said), _all_of(complained))
+                for process, said, complained in self.started
+            ]
         finally:
             for pid in self._alive():
                 os.kill(pid, signal.SIGKILL)
-            for process, _, _ in self.started:
+            for process, said, complained in self.started:
                 process.wait()
-        return ended
+                said.close()
+                complained.close()
 
     def _alive(self) -> list[int]:
         found = []
