@@ -13,7 +13,7 @@ PHOTOS = [picture_file(320 + k, 240 + k, k) for k in range(20)]
 
 
 class Client:
-    """HTTP by hand, on connections that are kept: aiohttp would be busier than the server.
+    """HTTP by hand, on connections that are kept: whoever asks must take less time than the server.
 
     Args:
         url: a server's.
