@@ -153,5 +153,5 @@ def _valued(argv: list[str]) -> list[str]:
     alone = {"--json": "--json=true", "--corruptions": f"--corruptions={PICTURES}"}
     return [
         word if after.isdigit() else alone.get(word, word)
-        for word, after in zip(argv, [*argv[1:], ""], strict=True)
+        for word, after in zip(argv, [*argv[1:], ""], strict=False)
     ]

@@ -10,6 +10,7 @@ there: `buildah pull`, or with --debootstrap it is made of Debian's packages (te
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -53,6 +54,7 @@ def buildah(*words: str) -> str:
     return done.stdout.strip()
 
 
+@functools.cache  # builds take minutes, in which somebody may commit
 def commit() -> str:
     """What is checked out, or `unknown`."""
     words = ["git", "rev-parse", "HEAD"]

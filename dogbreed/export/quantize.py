@@ -97,8 +97,10 @@ def hurt(
 ) -> list[tuple[str, float]]:
     """How much noise int8 adds at each layer, most first.
 
-    Noise is the mean squared difference of a layer's output over the mean square of what it should
-    be; what counts against a layer is what it has more than the worst of those before it.
+    Noise is the mean squared difference of a channel of a layer's output over the mean square of what
+    it should be, at most 1 and in the mean over channels: a small channel that is lost counts as
+    much as a large one, for the layers above may weigh it up. What counts against a layer is what it
+    has more than the worst of those before it.
 
     Args:
         model: in float32.
@@ -129,8 +131,10 @@ def hurt(
     found, worst = [], 0.0
     for name in names:
         if output[name] in seen[0] and output[name] in seen[1]:
-            right, got = seen[0][output[name]], seen[1][output[name]]
-            noise = float(((right - got) ** 2).mean() / max((right**2).mean(), 1e-12))
+            right, got = seen[0][output[name]], seen[1][output[name]]  # (n, C, …)
+            rest = (0, *range(2, right.ndim))
+            lost = ((right - got) ** 2).mean(rest) / np.maximum((right**2).mean(rest), 1e-12)
+            noise = float(np.minimum(lost, 1).mean())
             found.append((name, max(0.0, noise - worst)))
             worst = max(worst, noise)
     return sorted(found, key=lambda each: -each[1])
