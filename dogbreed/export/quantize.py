@@ -97,10 +97,10 @@ def hurt(
 ) -> list[tuple[str, float]]:
     """How much noise int8 adds at each layer, most first.
 
-    Noise is the mean squared difference of a channel of a layer's output over the mean square of what
-    it should be, at most 1 and in the mean over channels: a small channel that is lost counts as
-    much as a large one, for the layers above may weigh it up. What counts against a layer is what it
-    has more than the worst of those before it.
+    Noise is the mean squared difference of a channel of a layer's output over the mean square of
+    what it should be, at most 1, in the mean over channels: a small channel that is lost counts
+    as much as a large one, for the layers above may weigh it up. What counts against a layer is
+    what it has more than the worst of those before it.
 
     Args:
         model: in float32.
