@@ -56,7 +56,7 @@ class Site(ThreadingHTTPServer):
         self.held, self.release = threading.Event(), threading.Event()
         self.overdue = False  # nobody gave up waiting, nor let go
         self.requests: list[tuple[str, dict[str, str]]] = []
-        self.sent = 0  # bytes of the file
+        self.sent = 0  # bytes of the file, also those on their way
         self.url = f"http://127.0.0.1:{self.server_port}/dogs.tar"
 
     def handle_error(self, *_: Any) -> None:
@@ -102,8 +102,8 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(site.data)}"
         self.answer(status, headers, stop - start if site.length else None)
         body = site.data[start:stop][: count if fault else None]
+        site.sent += len(body)  # before a client can have seen any of it
         self.wfile.write(body)
-        site.sent += len(body)
         if fault == "hold":
             site.held.set()
             site.overdue |= not site.release.wait(20)
