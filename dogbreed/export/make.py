@@ -162,7 +162,6 @@ def _quantised(judge: Judge, form: str, how: Int8) -> Made:
     exported = to_onnx(judge.source)
     calibration = [image[None] for batch in seen.batches("calibration") for image in batch]
     kept: tuple[str, ...] = ()
-    ranking: list[tuple[str, float]] = []
     while True:
         model = to_int8(exported.model, calibration, keep=kept, per_channel=how.per_channel)
         quantised = dataclasses.replace(exported, model=model)
@@ -171,16 +170,18 @@ def _quantised(judge: Judge, form: str, how: Int8) -> Made:
         problem = loses_too_much(compared, how.max_drop)
         if problem is None:
             return Made(form, "int8", files, compared, exported, kept, len(seen))
-        if not ranking:
-            ranking = hurt(exported.model, model, np.concatenate(calibration[:BATCH]))
-        if len(kept) >= min(how.keep, len(ranking)):
+        # Anew each time: noise of one layer hides that of those after it.
+        found = hurt(exported.model, model, np.concatenate(calibration[:BATCH]))
+        ranking = [each for each in found if each[0] not in kept]
+        if len(kept) >= how.keep or not ranking:
             worst = named([f"{name} ({noise:.2f})" for name, noise in ranking])
             raise BadInput(
                 f"{form}-int8: {problem}, with {len(kept)} layers in float32; the layers that hurt"
                 f" most, with the noise that each adds: {worst}; nothing was written"
             )
         print(f"int8: {problem}; trying with more layers in float32")
-        kept = tuple(name for name, _ in ranking[: min(how.keep, max(2, 2 * len(kept)))])
+        more = min(how.keep, max(2, 2 * len(kept))) - len(kept)
+        kept += tuple(name for name, _ in ranking[:more])
 
 
 def _files(exported: Exported, form: str, *, half: bool) -> dict[str, bytes]:
