@@ -78,7 +78,8 @@ def build(name: str, base: str, model: Path | None, more: list[str]) -> None:
         if model:
             shutil.copytree(model, Path(folder, "model"))
             arguments["DATA_VERSION"] = data_version(model)
-        words = ["bud", *ISOLATION, "--pull-never", "--format", "docker", "--layers", *more]
+        # Without --layers: buildah keeps layers also where an ARG or another stage has changed.
+        words = ["bud", *ISOLATION, "--pull-never", "--format", "docker", *more]
         words += [f"--build-arg={key}={value}" for key, value in arguments.items()]
         words += ["-f", f"{folder}/docker/{name}.Dockerfile", "-t", f"localhost/{name}", folder]
         started = time.monotonic()
