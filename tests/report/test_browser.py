@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from PIL import Image
 
 from dogbreed import storage
 from dogbreed.cli import main
@@ -32,6 +33,7 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, skill in (("a", 0.5), ("b", 2.0)):
         scored(f"{folder}/runs", name, tiny_dataset, skill=skill)
     trained(f"{folder}/runs", "c", top1=0.75)
+    exported(folder / "runs/a")
     assert main(["report", f"{folder}/runs/a", "--out", f"{folder}/run.html"]) == 0
     both = [f"{folder}/runs/a", f"{folder}/runs/b"]
     assert main(["report", *both, "--out", f"{folder}/two.html"]) == 0
@@ -39,6 +41,23 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sweep.html").write_bytes(swept())
     (folder / "drift.html").write_bytes(drifted(folder / "log"))
     return folder
+
+
+def exported(run: Path) -> None:
+    """Say what `dogbreed export` would, with a picture that is wider than a phone."""
+    speed = {
+        "images_per_s": {"1": 61.0, "8": 68.4, "32": 70.1},
+        "p50_ms": 16.4,
+        "bytes": 11_300_000,
+    }
+    drop = {"value": 0.0043, "low": -0.0026, "high": 0.012}
+    engines = [
+        {"name": "torch", "top1": 0.8135, "top1_drop": None} | speed,
+        {"name": "openvino-int8", "top1": 0.8092, "top1_drop": drop} | speed,
+    ]
+    about = {"threads": 1, "split": "val", "engines": engines}
+    storage.write_json(str(run / "engines.json"), about)
+    Image.new("RGB", (900, 600), "white").save(run / "engines.png")
 
 
 def swept() -> bytes:
@@ -97,6 +116,7 @@ def test_a_page_opens_from_the_disk(name: str, pages: Path, page: Any) -> None:
         "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
     )
     assert page.locator("svg.chart").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_table_is_sorted_by_its_heads_also_with_the_keyboard(pages: Path, page: Any) -> None:
