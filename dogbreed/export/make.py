@@ -180,7 +180,7 @@ def _quantised(judge: Judge, form: str, how: Int8) -> Made:
                 f" most, with the noise that each adds: {worst}; nothing was written"
             )
         print(f"int8: {problem}; trying with more layers in float32")
-        more = min(how.keep, max(2, 2 * len(kept))) - len(kept)
+        more = min(max(2, len(kept)), how.keep - len(kept))
         kept += tuple(name for name, _ in ranking[:more])
 
 

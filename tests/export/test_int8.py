@@ -90,7 +90,7 @@ def test_a_layer_that_int8_ruins_stays_in_float32_by_itself(data: Manifest, tmp_
         export("openvino", "int8", keep=0, **options)
     export("openvino", "int8", keep=4, **options)
     about = engine_json(run, "openvino-int8")
-    assert len(about["kept_in_float32"]) <= 4
+    assert 2 <= len(about["kept_in_float32"]) <= 4
     assert about["gate"]["top1_drop"]["high"] <= 0.2
 
 

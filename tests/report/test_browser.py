@@ -8,20 +8,20 @@ from typing import Any
 
 import optuna
 import pytest
-from PIL import Image
 
 from dogbreed import storage
 from dogbreed.cli import main
 from dogbreed.monitor import compare, drift, rows
 from dogbreed.monitor.page import page as drift_page
 from dogbreed.monitor.tally import Tally
+from dogbreed.runs import Run
 from dogbreed.sweep.page import page as page_of
 from dogbreed.sweep.space import Space
 from dogbreed.sweep.work import Plan
 from tests.browser import MARKS, browsing, window
 from tests.conftest import picture_file
 from tests.monitor.made import BREEDS, logged, reference
-from tests.report.made import scored, trained
+from tests.report.made import exported, scored, trained
 
 pytestmark = MARKS
 
@@ -33,7 +33,7 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, skill in (("a", 0.5), ("b", 2.0)):
         scored(f"{folder}/runs", name, tiny_dataset, skill=skill)
     trained(f"{folder}/runs", "c", top1=0.75)
-    exported(folder / "runs/a")
+    exported(Run(f"{folder}/runs/a"))
     assert main(["report", f"{folder}/runs/a", "--out", f"{folder}/run.html"]) == 0
     both = [f"{folder}/runs/a", f"{folder}/runs/b"]
     assert main(["report", *both, "--out", f"{folder}/two.html"]) == 0
@@ -41,23 +41,6 @@ def pages(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sweep.html").write_bytes(swept())
     (folder / "drift.html").write_bytes(drifted(folder / "log"))
     return folder
-
-
-def exported(run: Path) -> None:
-    """Say what `dogbreed export` would, with a picture that is wider than a phone."""
-    speed = {
-        "images_per_s": {"1": 61.0, "8": 68.4, "32": 70.1},
-        "p50_ms": 16.4,
-        "bytes": 11_300_000,
-    }
-    drop = {"value": 0.0043, "low": -0.0026, "high": 0.012}
-    engines = [
-        {"name": "torch", "top1": 0.8135, "top1_drop": None} | speed,
-        {"name": "openvino-int8", "top1": 0.8092, "top1_drop": drop} | speed,
-    ]
-    about = {"threads": 1, "split": "val", "engines": engines}
-    storage.write_json(str(run / "engines.json"), about)
-    Image.new("RGB", (900, 600), "white").save(run / "engines.png")
 
 
 def swept() -> bytes:

@@ -18,7 +18,7 @@ from dogbreed.cli import main
 from dogbreed.data import manifest
 from dogbreed.data.manifest import SPLITS, Manifest
 from dogbreed.runs import Run
-from tests.report.made import began, scored, trained
+from tests.report.made import began, exported, scored, trained
 
 EVIL = "<script>alert('x')</script>"
 
@@ -224,21 +224,13 @@ def test_scores_on_other_data_stand_apart_under_its_name(tmp_path: Path, tiny_da
 
 def test_engines_stand_beside_the_module(tmp_path: Path) -> None:
     run = trained(str(tmp_path), "fast")
-    speed = {"images_per_s": {"1": 61.0, "8": 68.4}, "p50_ms": 16.4, "bytes": 11_300_000}
-    drop = {"value": 0.0043, "low": -0.0026, "high": 0.012}
-    rows = [
-        {"name": "torch", "top1": 0.8135, "top1_drop": None} | speed,
-        {"name": "<b>int8", "top1": 0.8092, "top1_drop": drop} | speed,
-    ]
-    about = {"threads": 1, "split": "val", "engines": rows}
-    storage.write_json(run.path("engines.json"), about)
-    storage.write(run.path("engines.png"), b"a picture")
+    exported(run, "<b>int8")
     assert main(["report", run.url, "--out", str(tmp_path / "out.html")]) == 0
     page = (tmp_path / "out.html").read_text()
     assert 'id="engines"' in page
     assert "&lt;b&gt;int8" in page
     assert "+0.0043 (-0.0026 to +0.0120)" in page
-    assert "data:image/png;base64,YSBwaWN0dXJl" in page
+    assert "data:image/png;base64,iVBORw0KGgo" in page
     storage.write_json(run.path("engines.json"), {"engines": [{"name": 3}]})
     assert main(["report", run.url, "--out", str(tmp_path / "out.html")]) == 0
     assert (
