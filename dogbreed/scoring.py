@@ -1,6 +1,7 @@
 """validate and test: score a run's checkpoint on a split."""
 
 import contextlib
+import itertools
 import json
 import re
 import sys
@@ -153,5 +154,5 @@ def _valued(argv: list[str]) -> list[str]:
     alone = {"--json": "--json=true", "--corruptions": f"--corruptions={PICTURES}"}
     return [
         word if after.isdigit() else alone.get(word, word)
-        for word, after in zip(argv, [*argv[1:], ""], strict=False)
+        for word, after in itertools.pairwise([*argv, ""])
     ]
