@@ -12,6 +12,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 import asyncio
 import io
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,9 @@ from tests.doubles.gcs import FakeGCS
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# A shell has what it runs in the background ignore Ctrl-C, and each process of a test inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 RUN_FILES = {
