@@ -33,7 +33,7 @@ from tests.doubles.gcs import FakeGCS
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-# A shell has what it runs in the background ignore Ctrl-C, and each process of a test inherits that.
+# What a shell runs in the background ignores Ctrl-C, and processes of tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
