@@ -442,6 +442,23 @@ class TestLikePillow:
         assert np.abs(got.astype(int) - wanted).max() <= 2
         assert difference(got, wanted) <= ROUNDING
 
+    @pytest.mark.parametrize("torch_too", [True, False])
+    def test_the_mirror_image_of_a_box_goes_where_it_is_told(
+        self, torch_too: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not torch_too:
+            monkeypatch.delitem(sys.modules, "torch", raising=False)
+        data, room = jpeg_of(edges(150, 90)), np.zeros((3, 32, 32, 3), np.uint8)
+
+        def box(width: int, height: int) -> images.Box:
+            return 7, 5, width - 20, height
+
+        as_it_is = images.picture(data, 32, box)
+        assert images.picture(data, 32, box, flip=True, out=room[1]) is not as_it_is
+        np.testing.assert_array_equal(room[1], as_it_is[:, ::-1])
+        assert not room[[0, 2]].any()
+        assert ("torch" in sys.modules) == torch_too
+
     def test_it_does_without_torch(self) -> None:
         program = (
             "import sys; from dogbreed import images; from pathlib import Path;"

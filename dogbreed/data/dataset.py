@@ -17,7 +17,7 @@ from dogbreed.data.device import Encoded
 from dogbreed.data.manifest import PLACE, Manifest
 from dogbreed.data.order import Request
 from dogbreed.data.reader import Cost, Found, Reader
-from dogbreed.data.transforms import Augment, draws, key_of, light, random_box
+from dogbreed.data.transforms import Augment, Draws, key_of, light, random_box
 from dogbreed.errors import BadInput
 
 
@@ -121,9 +121,7 @@ class PictureDataset(Dataset[Batch]):
                 if self.encoded and (box := images.jpeg_box(data, box_of)):
                     jpegs.append(Encoded(k, data, box, flip))
                     continue
-                pixels = images.picture(data, self.size, box_of)
-                # Not a view: numpy copies reversed pixels one byte at a time.
-                here[:] = torch.from_numpy(pixels).flip(1).numpy() if flip else pixels
+                images.picture(data, self.size, box_of, flip=flip, out=here)
             except (images.BadImage, storage.StorageError) as error:
                 if not self.skip_bad:
                     raise bad_picture(self.manifest.root, row["id"], error) from None
@@ -149,7 +147,7 @@ class PictureDataset(Dataset[Batch]):
         """How a picture is looked at: box, flip, and factors of light."""
         if self.augment is None:
             return self._centre, False, (1.0, 1.0, 1.0)
-        augment, rng = self.augment, draws(self.seed, epoch, key)
+        augment, rng = self.augment, Draws(self.seed, epoch, key)
         flip, factors = rng.random() < augment.flip, light(rng, augment)
         if augment.whole:
             return self._centre, flip, factors

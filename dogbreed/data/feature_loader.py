@@ -11,7 +11,7 @@ from dogbreed.data.epochs import Epochs, Order
 from dogbreed.data.extraction import Features
 from dogbreed.data.manifest import Manifest
 from dogbreed.data.order import Request
-from dogbreed.data.transforms import draws, key_of
+from dogbreed.data.transforms import Draws, key_of
 
 
 class FeatureLoader(Epochs):
@@ -88,5 +88,5 @@ class FeatureLoader(Epochs):
         assert self.flip is not None
         rows = self.manifest.take(request.rows)
         keys = (key_of(row["id"], k) for row, k in zip(rows, request.times, strict=True))
-        drawn = (draws(self.seed, request.epoch, key).random() for key in keys)
+        drawn = (Draws(self.seed, request.epoch, key).random() for key in keys)
         return np.fromiter(drawn, float, len(rows)) < self.flip

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from dogbreed import images
-from dogbreed.data.transforms import Augment, draws, random_box
+from dogbreed.data.transforms import Augment, Draws, random_box
 
 SIZE = 224
 AUGMENT = Augment()
@@ -87,7 +87,7 @@ def centre(width: int, height: int) -> images.Box:
 
 
 def random_of(data: bytes) -> BoxOf:
-    return lambda width, height: random_box(draws(0, 0, str(len(data))), width, height, AUGMENT)
+    return lambda width, height: random_box(Draws(0, 0, str(len(data))), width, height, AUGMENT)
 
 
 def large(data: bytes) -> bytes:

@@ -26,7 +26,7 @@ from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import PictureDataset
 from dogbreed.data.loader import EpochLoader
 from dogbreed.data.manifest import Manifest
-from dogbreed.data.transforms import Augment, draws, random_box
+from dogbreed.data.transforms import Augment, Draws, random_box
 from dogbreed.ranges import read_pictures
 
 SIZE = 224
@@ -39,7 +39,7 @@ def bare(pictures: list[tuple[str, bytes]], epoch: int) -> tuple[float, float]:
     boxes = []
     for key, data in pictures:
         width, height = images.upright_size(images.open_image(data))
-        boxes.append(random_box(draws(0, epoch, key), width, height, AUGMENT))
+        boxes.append(random_box(Draws(0, epoch, key), width, height, AUGMENT))
     wall, cpu = time.perf_counter(), time.process_time()
     for (_, data), box in zip(pictures, boxes, strict=True):
         images.picture(data, SIZE, lambda _w, _h, box=box: box)
