@@ -59,22 +59,19 @@ class Cache:
 
     def get(self, digest: str) -> bytes | None:
         """What was `put` under this SHA-256 (hex), or None. A damaged entry is removed."""
-        sealed = self.piece(digest)
-        if sealed is None:
+        try:
+            handle = os.open(self._path(digest), os.O_RDONLY)
+            try:
+                sealed = os.pread(handle, _note_use(handle).st_size, 0)
+            finally:
+                os.close(handle)
+        except OSError:
             return None
         data = sealed[:-_SEAL]
         if sealed[-_SEAL:] == _seal(digest, data):
             return data
         self.remove(digest)
         return None
-
-    def piece(self, name: str, start: int = 0, size: int = -1) -> bytes | None:
-        """Bytes of an entry as they lie there, all from `start` or at most `size`, or None."""
-        entry = self.open(name)
-        try:
-            return None if entry is None else entry.read(start, size)
-        except OSError:
-            return None
 
     def open(self, name: str) -> "Entry | None":
         """An entry to read pieces from, if there is one."""
@@ -192,14 +189,17 @@ class Entry:
     def read(self, start: int = 0, size: int = -1) -> bytes:
         """All bytes from `start`, or at most `size`. Raises OSError."""
         if (now := time.monotonic()) - self._noted >= _RECENT:
-            self._note_use(now)
+            about = _note_use(self._handle)
+            self._noted, self._size, self.removed = now, about.st_size, not about.st_nlink
         return os.pread(self._handle, self._size if size < 0 else size, start)
 
-    def _note_use(self, now: float) -> None:
-        about = os.fstat(self._handle)
-        self._noted, self._size, self.removed = now, about.st_size, not about.st_nlink
-        if time.time() - about.st_mtime > _RECENT:
-            os.utime(self._handle)  # for `_evict`; a mount may not keep access times
+
+def _note_use(handle: int) -> os.stat_result:
+    """Tell `_evict` that an open file is in use: a mount may not keep access times."""
+    about = os.fstat(handle)
+    if time.time() - about.st_mtime > _RECENT:
+        os.utime(handle)
+    return about
 
 
 def _seal(digest: str, data: bytes) -> bytes:

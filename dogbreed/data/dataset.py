@@ -107,6 +107,9 @@ class PictureDataset(Dataset[Batch]):
         factors = np.ones((len(rows), 3), np.float32)
         valid = request.valid.copy()
         skipped, jpegs = [], list[Encoded]()
+        # All of them first: a decoder that is not interrupted finds its own things in the caches.
+        keys = (key_of(row["id"], k) for row, k in zip(rows, request.times, strict=True))
+        views = [self._view(request.epoch, key) for key in keys]
         for k, (row, data) in enumerate(zip(rows, pictures, strict=True)):
             here = image[k - len(jpegs)]
             if not valid[k]:
@@ -115,9 +118,7 @@ class PictureDataset(Dataset[Batch]):
             try:
                 if not isinstance(data, bytes):
                     raise data
-                box_of, flip, factors[k] = self._view(
-                    request.epoch, key_of(row["id"], request.times[k])
-                )
+                box_of, flip, factors[k] = views[k]
                 if self.encoded and (box := images.jpeg_box(data, box_of)):
                     jpegs.append(Encoded(k, data, box, flip))
                     continue

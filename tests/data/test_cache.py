@@ -161,10 +161,12 @@ class TestPieces:
     def test_a_piece_is_what_lies_there(self, cache: Cache) -> None:
         name, data = entry(0)
         cache.write(name, data)
-        assert cache.piece(name) == data
-        assert cache.piece(name, 10, 20) == data[10:30]
-        assert cache.piece(name, len(data) - 5, 20) == data[-5:]
-        assert cache.piece(entry(1)[0], 10, 20) is None
+        there = cache.open(name)
+        assert there is not None
+        assert there.read() == data
+        assert there.read(10, 20) == data[10:30]
+        assert there.read(len(data) - 5, 20) == data[-5:]
+        assert cache.open(entry(1)[0]) is None
 
     def test_what_is_removed_is_gone(self, cache: Cache) -> None:
         cache.put(*entry(0))
