@@ -7,7 +7,7 @@ manifest promises, and bytes that differ are asked for again.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import fsspec
@@ -15,7 +15,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 
 from dogbreed import images
 from dogbreed.hedging import Pace, first_good
-from dogbreed.retries import IN_FLIGHT, StorageError, explain, retry, retry_async
+from dogbreed.retries import IN_FLIGHT, StorageError, explain, into, retry, retry_async
 from dogbreed.storage import digest_of, filesystem
 
 MERGE_GAP = 32 * 2**10  # bytes worth reading over to save a request
@@ -53,14 +53,18 @@ class Range(NamedTuple):
         """The offset behind the last byte."""
         return self.offset + self.size
 
+    def check_size(self, size: int) -> None:
+        """Raise DigestError unless that many bytes are all."""
+        if size != self.size:
+            raise DigestError(f"{size} bytes came instead of {self.size}")
+
     def check(self, data: bytes) -> bytes:
         """`data`, if it is what this range promises.
 
         Raises:
             DigestError: it is too short, or has another digest.
         """
-        if len(data) != self.size:
-            raise DigestError(f"{len(data)} bytes came instead of {self.size}")
+        self.check_size(len(data))
         if self.digest and digest_of(data) != self.digest:
             raise DigestError("the bytes differ from the manifest's digest")
         return data
@@ -156,6 +160,27 @@ def read_pictures(ranges: Sequence[Range]) -> list[Piece | images.BadImage]:
     return [fetched.get(place, images.too_large(here.size)) for place, here in enumerate(ranges)]
 
 
+def copy_range(here: Range, write: Callable[[bytes, int], None]) -> None:
+    """Fetch a range and hand on its bytes as they come, which never are in memory all at once.
+
+    Args:
+        here: its digest is not looked at.
+        write: takes some bytes, and their place in the range. The same place comes again if the
+            range is asked for again.
+
+    Raises:
+        StorageError: it cannot be had, or not all of it.
+    """
+    fs = filesystem(here.url)[0]
+    if isinstance(fs, AsyncFileSystem):
+        sync(fs.loop, _copy, fs, here, write)
+        return
+    (data,) = read_ranges([here._replace(digest="")])
+    if isinstance(data, StorageError):
+        raise data
+    write(data, 0)
+
+
 def _merge(ranges: Iterable[Range]) -> list[_Span]:
     spans: list[_Span] = []
     by_place = sorted(enumerate(ranges), key=lambda item: (item[1].url, item[1].offset))
@@ -170,6 +195,28 @@ def _merge(ranges: Iterable[Range]) -> list[_Span]:
 def _alone(span: _Span, but: Iterable[int]) -> list[_Span]:
     """The span's ranges one by one, without those in `but`."""
     return [_Span({place: here}) for place, here in span.ranges.items() if place not in set(but)]
+
+
+async def _copy(fs: AsyncFileSystem, here: Range, write: Callable[[bytes, int], None]) -> None:
+    async def ask() -> None:
+        begun, done = time.monotonic(), 0
+
+        def take(piece: bytes) -> None:
+            nonlocal done
+            write(piece, done)
+            done += len(piece)
+
+        into.set(take)
+        traffic.requests += 1
+        path = fs._strip_protocol(here.url)
+        if rest := await fs._cat_file(path, start=here.offset, end=here.end):
+            take(rest)  # all of it, where no middleware has it on its way
+        traffic.bytes += done
+        _pace.note(time.monotonic() - begun, done)
+        here.check_size(done)
+
+    size = here.size
+    await retry_async(here.url, lambda: first_good(ask, _pace.patience(size)), size=size)
 
 
 async def _read_spans(fs: AsyncFileSystem, spans: list[_Span]) -> dict[int, Piece]:

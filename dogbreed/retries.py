@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import aiohttp
@@ -21,6 +22,9 @@ TIMEOUT = 10.0  # seconds that a small read or write may take before it is asked
 DEADLINE = 40.0  # seconds after which a small read or write is not asked again
 SLOWEST = 1e6  # bytes a second of the slowest line that all requests at once may share
 IN_FLIGHT = 64  # requests at once in a process
+
+into: ContextVar[Callable[[bytes], None] | None] = ContextVar("into", default=None)
+"""Takes the body of the range that this task asks for, piece by piece; it is then found empty."""
 
 T = TypeVar("T")
 
@@ -39,7 +43,11 @@ async def one_try(
     """Middleware of aiohttp: raises `Transient` for what may succeed when asked again."""
     try:
         response = await handler(request)
-        await response.read()  # a body that breaks off counts here too; kept for who asks next
+        # A body that breaks off counts here too.
+        if (take := into.get()) and response.status == 206:
+            async for piece in response.content.iter_any():
+                take(piece)
+        await response.read()  # kept for who asks next
     except aiohttp.ClientError as error:
         raise Transient(f"{type(error).__name__}: {error}") from error
     if response.status in {408, 429, 500, 502, 503, 504}:

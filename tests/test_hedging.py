@@ -8,7 +8,7 @@ import pytest
 
 from dogbreed import hedging, ranges, retries, storage
 from dogbreed.hedging import Pace, first_good
-from dogbreed.ranges import Range, read_ranges
+from dogbreed.ranges import Range, copy_range, read_ranges
 from tests.doubles.gcs import FakeGCS, Faults
 
 
@@ -135,6 +135,15 @@ class TestReadRanges:
         assert read_ranges([there]) == [b"0123456789"]
         assert gcs.counts["stall"] == 1
         assert ranges.traffic.requests - before == 2
+
+    def test_a_stalled_copy_likewise(
+        self, gcs: FakeGCS, there: Range, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retries, "ATTEMPTS", 1)
+        got: list[tuple[bytes, int]] = []
+        copy_range(there, lambda data, at: got.append((data, at)))
+        assert got == [(b"0123456789", 0)]
+        assert gcs.counts["stall"] == 1
 
     def test_one_that_is_late_for_good_is_an_error_when_its_time_is_up(
         self, gcs: FakeGCS, there: Range, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ import pytest
 
 from dogbreed import ranges as ranges_module
 from dogbreed import retries, storage
-from dogbreed.ranges import Range, read_ranges, whole
+from dogbreed.ranges import Range, copy_range, read_ranges, whole
 from dogbreed.storage import StorageError
 from tests.doubles.gcs import FakeGCS
 
@@ -390,6 +390,54 @@ class TestReadRanges:
         got = read_ranges([Range(url, 0, 5), Range(url, 5, 5), Range(url, 10, 5)])
         assert got[:2] == [b"01234", b"56789"]
         assert_one_line(got[2], url)
+
+
+def copied(here: Range) -> tuple[bytes, int]:
+    """What `copy_range` hands on, put where it belongs, and in how many pieces."""
+    data, pieces = bytearray(), 0
+
+    def write(piece: bytes, at: int) -> None:
+        nonlocal pieces
+        pieces += 1
+        data[at : at + len(piece)] = piece
+
+    copy_range(here, write)
+    return bytes(data), pieces
+
+
+class TestCopyRange:
+    def test_it_hands_on_what_lies_there(self, root: str) -> None:
+        url, data = storage.join(root, "a"), bytes_of(1, 5000)
+        storage.write(url, data)
+        assert copied(Range(url, 17, 3000))[0] == data[17:3017]
+
+    def test_of_a_bucket_the_pieces_come_as_they_arrive(self, bucket: str) -> None:
+        data = bytes_of(1, 3 * 2**20)
+        storage.write(f"{bucket}/a", data)
+        got, pieces = copied(Range(f"{bucket}/a", 5, 2**21))
+        assert got == data[5 : 5 + 2**21]
+        assert pieces > 4
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_body_cut_off_is_asked_for_again_from_its_start(
+        self, gcs: FakeGCS, bucket: str
+    ) -> None:
+        data = bytes_of(1, 100_000)
+        storage.write(f"{bucket}/a", data)
+        gcs.faults.cut_rate, gcs.faults.error_rate = 0.3, 0.1
+        for start in range(20):
+            assert copied(Range(f"{bucket}/a", start, 90_000))[0] == data[start : start + 90_000]
+        assert gcs.counts["cut"] > 0
+        assert gcs.counts["error"] > 0
+
+    @pytest.mark.usefixtures("quick")
+    def test_what_is_not_all_there_is_an_error_of_one_line(self, root: str) -> None:
+        url = storage.join(root, "a")
+        storage.write(url, bytes(100))
+        for here, words in ((Range(url, 50, 100), "instead of 100"), (Range(f"{url}b", 0, 5), "b")):
+            with pytest.raises(StorageError) as caught:
+                copied(here)
+            assert_one_line(caught.value, here.url, words)
 
 
 class TestRequests:

@@ -16,6 +16,7 @@ import mmap
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
@@ -100,15 +101,37 @@ class Cache:
 
     def write(self, name: str, data: bytes) -> None:
         """Keep `data` as it is, unless the disk cannot be written to."""
+        self.fill(name, lambda write: write(data, 0))
+
+    def fill(self, name: str, bring: Callable[[Callable[[bytes, int], None]], None]) -> None:
+        """Keep what `bring` writes, all of it or nothing, unless the disk cannot be written to.
+
+        Args:
+            name: of the entry.
+            bring: is given a function that takes bytes and their place in the entry, and that never
+                fails. What it raises, an OSError apart, is raised here; nothing is kept then.
+        """
         if not self.works:
             return
-        path = self._path(name)
+        path, failed = self._path(name), list[OSError]()
+
+        def write(data: bytes, at: int) -> None:
+            try:
+                while data and not failed:
+                    done = os.pwrite(handle, data, at)
+                    data, at = data[done:], at + done
+            except OSError as error:
+                failed.append(error)
+
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             handle, part = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_PART)
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
+                with os.fdopen(handle, "wb", buffering=0):
+                    bring(write)
+                    size = os.fstat(handle).st_size
+                if failed:
+                    raise failed[0]
                 os.replace(part, path)
             except BaseException:
                 os.unlink(part)
@@ -118,7 +141,7 @@ class Cache:
             if not self.silent:
                 _log.warning("%s: nothing more is cached (%s)", self.folder, error.strerror)
             return
-        self._unchecked += len(data)
+        self._unchecked += size
         if self._unchecked > self.max_bytes / 20:
             self._unchecked = 0
             self._evict()

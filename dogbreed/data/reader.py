@@ -3,9 +3,11 @@
 Concurrency model: a worker decodes in its main thread. Meanwhile a thread begins its next batch,
 and some more fetch pages (see `pages`) into the disk cache, which all workers share. The threads
 are daemons, for a worker that ends must not wait for them. All workers hold at most the pictures
-of two batches each and `AT_ONCE` pages, each of these twice while a body is put together.
+of two batches each; a page goes to the disk as it comes, written by the thread that all requests
+of a worker share.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +18,8 @@ from typing import Any, TypedDict
 from dogbreed import images, ranges
 from dogbreed.data import pages
 from dogbreed.data.cache import Cache
-from dogbreed.ranges import Piece, Range, read_pictures, read_ranges
+from dogbreed.ranges import Piece, Range, copy_range, read_pictures
+from dogbreed.retries import StorageError
 
 AT_ONCE = 40  # pages that all workers together fetch at once
 CLAIMS = 64  # pages that wait for it and are claimed: each claim is an open file
@@ -135,9 +138,8 @@ class Reader:
         try:
             if self.cache.has(page.name):  # somebody brought it just before the claim
                 return
-            (data,) = read_ranges([page.range])
-            if isinstance(data, bytes):
-                self.cache.write(page.name, data)
+            with contextlib.suppress(StorageError):  # of its pictures, each tells by itself
+                self.cache.fill(page.name, lambda write: copy_range(page.range, write))
         finally:
             self.cache.release(page.name, claim)
 

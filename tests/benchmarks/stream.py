@@ -35,7 +35,7 @@ from dogbreed import storage
 from dogbreed.data.cache import Cache
 from dogbreed.data.dataset import PictureDataset
 from dogbreed.data.loader import EpochLoader, fork_server
-from dogbreed.data.manifest import SCHEMA, Manifest, save
+from dogbreed.data.manifest import PLACE, SCHEMA, Manifest, save
 from dogbreed.data.prepare import prepare
 from dogbreed.data.transforms import Augment
 from dogbreed.ranges import read_ranges
@@ -88,7 +88,7 @@ class Undecoded(PictureDataset):
     """Fetches and checks as ever, but does not decode: a batch is the number of bytes."""
 
     def __getitems__(self, request: Any) -> Any:
-        found = self._fetch(self.manifest.take(request.rows))
+        found = self._fetch(self.manifest.take(request.rows, ("id", "label", *PLACE)))
         assert all(isinstance(data, bytes) for data in found)
         return len(found), sum(map(len, found))
 

@@ -6,11 +6,13 @@ import random
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dogbreed.data.cache import Cache
+from dogbreed.errors import BadInput
 from dogbreed.storage import digest_of
 
 SIZE = 1000  # bytes of an entry, its checksum included
@@ -155,6 +157,32 @@ def fill_disk_and_put(cache: Cache, *numbers: int) -> None:
             cache.put(*entry(number))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestFill:
+    def test_what_is_written_piece_by_piece_is_an_entry(self, cache: Cache) -> None:
+        name, data = entry(0)
+
+        def bring(write: Callable[[bytes, int], None]) -> None:
+            write(bytes(10), 0)  # a first try, which gets no further
+            for at in (20, 0, 10):
+                write(data[at : at + 10], at)
+            write(data[30:], 30)
+
+        cache.fill(name, bring)
+        there = cache.open(name)
+        assert there is not None
+        assert there.read() == data
+
+    def test_what_is_not_brought_to_its_end_is_not_kept(self, cache: Cache) -> None:
+        def bring(write: Callable[[bytes, int], None]) -> None:
+            write(b"half", 0)
+            raise BadInput("gone")
+
+        with pytest.raises(BadInput, match="gone"):
+            cache.fill(entry(0)[0], bring)
+        assert files(cache.folder) == []
+        assert cache.works
 
 
 class TestPieces:
