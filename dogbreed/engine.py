@@ -16,7 +16,7 @@ class Answers:
     """What an engine says of B pictures.
 
     Args:
-        probabilities: float32, (B, classes): softmax of the logits over the package's temperature.
+        probabilities: float32, (B, classes): softmax of the calibrated logits.
         reject_score: float32, (B,): higher is less like the breeds; rejected is what lies above
             the package's threshold.
         embedding: float32, (B, D): features before the classifier.
@@ -40,15 +40,15 @@ class Answers:
         """What follows from a network's outputs, the same whatever has run it.
 
         Args:
-            package: says temperature and rejection score.
+            package: says calibration and rejection score.
             logits: float, (B, classes).
             embedding: float, (B, D).
             heat: float, (B, h, w), or none.
         """
-        scaled = logits.astype(np.float32) / np.float32(package.temperature)
+        scaled = package.calibration(logits.astype(np.float32))
         shares = np.exp(scaled - scaled.max(1, keepdims=True))
         rejection = package.rejection or Rejection()
-        scores = rejection.scores(logits, embedding, package.temperature)
+        scores = rejection.scores(logits, embedding, package.calibration.temperature)
         return cls(
             shares / shares.sum(1, keepdims=True),
             scores,

@@ -3,7 +3,7 @@
 engines/<format>-<precision>/   engine.json and the files of `FILES`; nothing in them can execute
 
 An engine is opened only if each of its files is the one that `engine.json` describes, and if it was
-made from the weights, the temperature and the preprocessing that the package has now.
+made from the weights, the calibration and the preprocessing that the package has now.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from dogbreed import storage
 from dogbreed.cores import cores
 from dogbreed.engine import Answers
 from dogbreed.errors import BadInput, nearest
+from dogbreed.evaluate.confidence import UNCALIBRATED
 from dogbreed.package import Package
 
 SCHEMA_VERSION = 1
@@ -46,10 +47,12 @@ PRECISIONS = ("fp32", "bf16", "int8")
 
 def identity(package: Package) -> dict[str, Any]:
     """What of a package is built into an engine: if any of it differs, so do the answers."""
-    rejection = package.model["rejection"]
+    rejection, answer = package.model["rejection"], package.calibration.of_the_answer
     return {
         "weights_sha256": package.model["weights_sha256"],
-        "temperature": package.temperature,
+        "temperature": package.calibration.temperature,
+        # Engines of packages that knew of none say nothing of it.
+        "confidence": None if answer == UNCALIBRATED.of_the_answer else answer,
         "reject_score": rejection["score"] if rejection else "energy",
         "rejection_sha256": rejection.get("sha256") if rejection else None,
         "size": package.model["preprocessing"]["size"],

@@ -7,7 +7,6 @@ Needs no torch.
 """
 
 import dataclasses
-import math
 import re
 from typing import Any
 
@@ -17,9 +16,10 @@ from safetensors.numpy import load, save
 from dogbreed import storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.card import card
+from dogbreed.evaluate.confidence import UNCALIBRATED, Calibration
 from dogbreed.evaluate.rejection import Rejection
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FOLDER = "model"
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -35,6 +35,8 @@ class Package:
 
     url: str
     model: dict[str, Any]
+    calibration: Calibration = UNCALIBRATED
+    """What makes probabilities of logits."""
     rejection: Rejection | None = None
     """How pictures of none of the breeds are told, if they are."""
 
@@ -42,11 +44,6 @@ class Package:
     def class_names(self) -> list[str]:
         """Names in the order of the logits."""
         return [entry["name"] for entry in self.model["classes"]]
-
-    @property
-    def temperature(self) -> float:
-        """What logits are divided by before they become probabilities."""
-        return float(self.model["temperature"])
 
     def weights(self) -> bytes:
         """The bytes of `weights.safetensors`.
@@ -118,8 +115,9 @@ def read(url: str) -> Package:
             f"{url}: the package has schema {model['schema']}, this dogbreed reads up to"
             f" {SCHEMA_VERSION}; upgrade dogbreed"
         )
-    # What schema 1 did not know.
+    # What schemas 1 and 2 did not know.
     model.setdefault("temperature", 1.0)
+    model.setdefault("confidence", UNCALIBRATED.of_the_answer)
     model.setdefault("rejection", None)
     made = Package(url, model)
     try:
@@ -131,8 +129,8 @@ def read(url: str) -> Package:
         if not (0 < model["preprocessing"]["crop"] <= 1 and model["run"] and model["data"]):
             raise BadInput("crop must be above 0 and at most 1; run and data must be named")
         storage.checked_digest(model["weights_sha256"])
-        if not (math.isfinite(made.temperature) and made.temperature > 0):
-            raise BadInput(f"temperature {made.temperature}: must be finite and above 0")
+        calibration = Calibration(float(model["temperature"]), **model["confidence"])
+        made = dataclasses.replace(made, calibration=calibration)
         if fields := model["rejection"]:
             digest = fields.get("sha256")
             tensors = load(_read(url, REJECTION_FILE, digest)) if digest else {}

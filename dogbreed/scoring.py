@@ -142,11 +142,11 @@ def _way(checkpoint: str, size: int, crop: float, flip: bool) -> str:
 
 
 def _calibration(run: Run) -> dict[str, Any]:
-    """Temperature and rejection of the run's package, if it has one yet."""
+    """Calibration and rejection of the run's package, if it has one yet."""
     if not storage.exists(run.path(package.FOLDER, package.MODEL_FILE)):
         return {}
     model = package.read(run.path(package.FOLDER))
-    return {"temperature": model.temperature, "rejection": model.rejection}
+    return {"calibration": model.calibration, "rejection": model.rejection}
 
 
 def _valued(argv: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from dogbreed import package, storage
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.confidence import UNCALIBRATED, Calibration
 from dogbreed.evaluate.rejection import Rejection
 
 WEIGHTS = bytes(range(256)) * 40
@@ -30,9 +31,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_what_was_written_is_read_again(url: str) -> None:
-    package.write(url, MODEL, WEIGHTS)
+    of_the_answer = {"slope": 0.9, "offset": -0.2}
+    package.write(url, MODEL | {"temperature": 1.5, "confidence": of_the_answer}, WEIGHTS)
     got = package.read(url)
     assert got.url == url
+    assert got.calibration == Calibration(1.5, **of_the_answer)
     assert got.class_names == ["beagle", "pug"]
     assert got.weights() == WEIGHTS
     assert {name: got.model[name] for name in MODEL} == MODEL
@@ -77,7 +80,7 @@ def test_a_package_of_a_newer_version_is_an_error_that_says_to_upgrade(url: str)
     package.write(url, MODEL, WEIGHTS)
     path = storage.join(url, package.MODEL_FILE)
     storage.write_json(path, storage.read_json(path) | {"schema": package.SCHEMA_VERSION + 1})
-    with pytest.raises(BadInput, match="schema 3, this dogbreed reads up to 2; upgrade"):
+    with pytest.raises(BadInput, match="schema 4, this dogbreed reads up to 3; upgrade"):
         package.read(url)
 
 
@@ -123,7 +126,7 @@ def test_a_package_of_schema_1_still_opens(url: str) -> None:
     old.pop("rejection", None)
     storage.write_json(path, old)
     got = package.read(url)
-    assert (got.temperature, got.rejection) == (1.0, None)
+    assert (got.calibration, got.rejection) == (UNCALIBRATED, None)
     assert got.model["preprocessing"]["flip"] is False
 
 
@@ -148,12 +151,16 @@ def test_rejection_is_read_again_and_must_be_the_one_described(url: str) -> None
         ({"temperature": 0.0}, "temperature 0.0: must be finite and above 0"),
         ({"temperature": float("inf")}, "temperature inf: must be finite"),
         ({"temperature": "hot"}, "model.json: "),
+        ({"confidence": {"slope": -1.0, "offset": 0.0}}, "slope -1.0: must be finite and above 0"),
+        ({"confidence": {"slope": 1.0, "offset": float("nan")}}, "offset nan: must be finite"),
+        ({"confidence": {"slope": 1.0, "shift": 0.0}}, "model.json: .*shift"),
+        ({"confidence": 0.9}, "model.json: "),
         ({"rejection": {"score": "energy"}}, "model.json has no 'threshold'"),
         ({"rejection": {"score": "odin", "threshold": 1.0}}, "'odin' is unknown; upgrade dogbreed"),
         ({"rejection": {"score": "cosine", "threshold": 1.0}}, "needs the breeds' means"),
     ],
 )
-def test_a_temperature_or_a_rejection_that_makes_no_sense_is_an_error(
+def test_a_calibration_or_a_rejection_that_makes_no_sense_is_an_error(
     fields: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     package.write(str(tmp_path), MODEL, WEIGHTS)

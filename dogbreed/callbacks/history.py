@@ -123,7 +123,8 @@ class History(Callback):
         results = values_of(report)
         folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
         description = describe(pl_module, data) | {
-            "temperature": evaluation.temperature,
+            "temperature": evaluation.calibration.temperature,
+            "confidence": evaluation.calibration.of_the_answer,
             "run": name,
             "metrics": self.run.record(val=results),
             "reference": _reference(folder, data, answered.rows, evaluation),

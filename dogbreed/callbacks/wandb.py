@@ -159,7 +159,7 @@ def charts(report: dict[str, Any], table: str, data: DogDataModule) -> dict[str,
     curves = {
         name: [(b["confidence"], b["accuracy"]) for b in report[key] if b["n"]]
         for name, key in (
-            ("with the temperature", "reliability"),
+            ("calibrated", "reliability"),
             ("without", "reliability_uncalibrated"),
         )
     } | {"ideal": [(0.0, 0.0), (1.0, 1.0)]}

@@ -34,9 +34,9 @@ class Judged:
     classes: int
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> "Judged":
-        """Judge float logits, (n, classes), divided by `temperature`, by int labels, (n,)."""
-        logs = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Judged":
+        """Judge float logits, (n, classes), by int labels, (n,)."""
+        logs = log_softmax(logits.astype(np.float64), axis=1)
         own = logs[np.arange(len(labels)), labels]
         predicted = logs.argmax(1)
         confidence = np.exp(logs[np.arange(len(labels)), predicted])

@@ -8,6 +8,7 @@ import yaml
 
 from dogbreed import breeds, storage
 from dogbreed.evaluate.caveats import INTERVALS, SAMPLE, caveats
+from dogbreed.evaluate.confidence import UNCALIBRATED, in_words
 from dogbreed.evaluate.figures import TITLES, scores_of, with_interval
 from dogbreed.runs import Run
 
@@ -143,12 +144,16 @@ def _scores(model: dict[str, Any], scores: dict[str, dict[str, Any]], intervals:
 
 def _probabilities(model: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> str:
     temperature = model.get("temperature", 1.0)
-    said = [f"Logits are divided by a temperature of {temperature:.4g}, fitted on validation."]
+    answer = model.get("confidence", UNCALIBRATED.of_the_answer)
+    said = [
+        f"Logits are divided by a temperature of {temperature:.4g}, and the log-odds of the answer"
+        f" become {in_words(answer)}; both were fitted on validation."
+    ]
     for split, summary in summaries.items():
         of = summary["scores"]
         if {"ece", "ece_uncalibrated"} <= of.keys():
             said.append(
-                f"ECE on {split} is {of['ece']['value']:.4f}, without it"
+                f"ECE on {split} is {of['ece']['value']:.4f}, without them"
                 f" {of['ece_uncalibrated']['value']:.4f}."
             )
     rejection = model.get("rejection")

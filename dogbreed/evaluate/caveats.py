@@ -45,12 +45,12 @@ def caveats(
         )
     if "test" not in splits:
         said.append(
-            "There is no test score yet. Validation chose the checkpoint, the temperature and the"
+            "There is no test score yet. Validation chose the checkpoint, the calibration and the"
             " threshold of rejection, so its scores are a little too good."
         )
     elif "val" in splits:
         said.append(
-            "Validation chose the checkpoint, the temperature and the threshold of rejection: quote"
+            "Validation chose the checkpoint, the calibration and the threshold of rejection: quote"
             " the test scores. Each look at them that changes a decision wears them out."
         )
     if sides and not synthetic:

@@ -13,7 +13,8 @@ import pyarrow as pa
 from dogbreed import storage
 from dogbreed.data.parquet import to_parquet
 from dogbreed.evaluate import bootstrap
-from dogbreed.evaluate.calibration import fit_temperature, reliability
+from dogbreed.evaluate.calibration import fit_calibration, reliability
+from dogbreed.evaluate.confidence import UNCALIBRATED, Calibration, in_words
 from dogbreed.evaluate.rejection import Rejection
 
 FOLDER = "evaluation"
@@ -31,7 +32,7 @@ SCHEMA = pa.schema(
         ("rejected", pa.bool_()),
     ]
 )
-"""Classes are numbered in the order of `model.json`; probabilities are at its temperature."""
+"""Classes are numbered in the order of `model.json`; probabilities are calibrated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Evaluation:
         logits: float32, (n, classes).
         embedding: float, (n, D).
         class_names: in the order of the logits.
-        temperature: that logits are divided by.
+        calibration: of the logits.
         rejection: of the package; none: nothing is rejected.
         fitted_on: whether the rejection was fitted on these very pictures.
     """
@@ -54,21 +55,23 @@ class Evaluation:
     logits: np.ndarray
     embedding: np.ndarray
     class_names: list[str]
-    temperature: float = 1.0
+    calibration: Calibration = UNCALIBRATED
     rejection: Rejection | None = None
     fitted_on: bool = False
 
     def fitted(self) -> "Evaluation":
-        """With the temperature and the rejection that suit these validation pictures best."""
-        temperature = fit_temperature(self.logits, self.labels)
-        rejection = Rejection.fitted(self.logits, self.embedding, self.labels, temperature)
+        """With the calibration and the rejection that suit these validation pictures best."""
+        calibration = fit_calibration(self.logits, self.labels)
+        rejection = Rejection.fitted(
+            self.logits, self.embedding, self.labels, calibration.temperature
+        )
         return dataclasses.replace(
-            self, temperature=temperature, rejection=rejection, fitted_on=True
+            self, calibration=calibration, rejection=rejection, fitted_on=True
         )
 
     def report(self, split: str, data: dict[str, Any]) -> dict[str, Any]:
         """What the JSON says; `data` tells which pictures they were, and how they were seen."""
-        judged = bootstrap.Judged.of(self.logits, self.labels, self.temperature)
+        judged = bootstrap.Judged.of(self._calibrated, self.labels)
         values, bounds = bootstrap.scores(judged), bootstrap.intervals(judged)
         raw = bootstrap.Judged.of(self.logits, self.labels)
         before, before_bounds = bootstrap.scores(raw), bootstrap.intervals(raw)
@@ -92,7 +95,8 @@ class Evaluation:
             "data": data,
             "n": len(self.ids),
             "scores": scores,
-            "temperature": self.temperature,
+            "temperature": self.calibration.temperature,
+            "confidence": self.calibration.of_the_answer,
             "rejection": rejection,
             "per_breed": _per_breed(judged, self.class_names),
             "confused": _confused(judged, self.class_names),
@@ -102,7 +106,7 @@ class Evaluation:
 
     def table(self) -> pa.Table:
         """A row for each picture, see `SCHEMA`."""
-        logits = self.logits.astype(np.float64) / self.temperature
+        logits = self._calibrated
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
         best = np.argsort(-shares, axis=1, kind="stable")[:, :5]
@@ -127,10 +131,14 @@ class Evaluation:
             }
         ).cast(SCHEMA)
 
+    @property
+    def _calibrated(self) -> np.ndarray:
+        return self.calibration(self.logits.astype(np.float64))
+
     def _reject_scores(self) -> np.ndarray:
         labels = self.labels if self.fitted_on else None
         rejection = self.rejection or Rejection()
-        return rejection.scores(self.logits, self.embedding, self.temperature, labels)
+        return rejection.scores(self.logits, self.embedding, self.calibration.temperature, labels)
 
     def write(self, folder: str, split: str, data: dict[str, Any]) -> dict[str, Any]:
         """Write both files; returns what the JSON says."""
@@ -197,9 +205,10 @@ def details(report: dict[str, Any]) -> str:
     """What else a person wants to know of an evaluation, in a few lines."""
     scores, rejection = report["scores"], report["rejection"]
     lines = [
-        f"temperature {report['temperature']:.3f}; without it log-loss"
+        f"temperature {report['temperature']:.3f}, the answer's log-odds"
+        f" {in_words(report['confidence'])}; without both log-loss"
         f" {scores['log_loss_uncalibrated']['value']:.3f}, calibration error"
-        f" {scores['ece_uncalibrated']['value']:.3f}; of the error with it chance alone gives"
+        f" {scores['ece_uncalibrated']['value']:.3f}; of the error with them chance alone gives"
         f" {scores['ece']['floor']:.3f}, and {scores['ece']['debiased']:.3f} is left without it"
     ]
     if rejection:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dogbreed.engine import TorchEngine
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.confidence import AHEAD
 from dogbreed.evaluate.rejection import Rejection
 from dogbreed.exported import HEAT, INPUT, OUTPUTS
 from dogbreed.package import Package
@@ -28,7 +29,7 @@ class Graph(nn.Module):
     """What `engine.Answers.of` and `Rejection.scores` do behind a network, as a module.
 
     Args:
-        package: says the network, its temperature and its rejection score.
+        package: says the network, its calibration and its rejection score.
 
     Raises:
         BadInput: as `TorchEngine`.
@@ -41,7 +42,7 @@ class Graph(nn.Module):
         self.network = TorchEngine(package, "cpu").network
         self.size = package.model["preprocessing"]["size"]
         self.flip = self.network.flip
-        self.temperature = package.temperature
+        self.calibration = package.calibration
         rejection = package.rejection or Rejection()
         self.score = rejection.score
         if rejection.means is not None and rejection.counts is not None:
@@ -65,19 +66,31 @@ class Graph(nn.Module):
             embedding = embedding.view(2, images.shape[0], -1).mean(0)
             features = features[: images.shape[0]]
         logits = self.network.classify(embedding)
-        scaled = logits / self.temperature
-        probabilities = scaled.softmax(1)
+        temperature = self.calibration.temperature
+        scaled = logits / temperature
+        probabilities = self._answers_moved(scaled).softmax(1)
         if self.score == "cosine":
             unit = nn.functional.normalize(embedding, eps=1e-12)
             score = 1 - (unit @ self.means.T).amax(1)
         elif self.score == "energy":
-            score = -self.temperature * scaled.logsumexp(1)
+            score = -temperature * scaled.logsumexp(1)
         else:
-            score = -probabilities.amax(1)
+            score = -scaled.softmax(1).amax(1)
         answers = (probabilities, score, embedding)
         if not self.explains:
             return answers
         return (*answers, self.network.heat(features, logits.argmax(1)))
+
+    def _answers_moved(self, scaled: Tensor) -> Tensor:
+        """What `Calibration` does beside the temperature."""
+        slope, offset = self.calibration.slope, self.calibration.offset
+        if (slope, offset) == (1.0, 0.0):
+            return scaled
+        is_answer = torch.arange(scaled.shape[1]) == scaled.argmax(1, keepdim=True)
+        others = scaled.masked_fill(is_answer, -torch.inf)
+        rest, runner_up = others.logsumexp(1, keepdim=True), others.amax(1, keepdim=True)
+        moved = rest + slope * (scaled.amax(1, keepdim=True) - rest) + offset
+        return torch.where(is_answer, moved.maximum(runner_up + AHEAD), scaled)
 
 
 @dataclasses.dataclass(frozen=True)

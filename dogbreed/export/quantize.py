@@ -43,8 +43,11 @@ def to_int8(
     nncf.set_log_level(logging.ERROR)
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    # The rejection score and heat are as exact as the features that they are made of.
-    on_the_way = {node.name for node in _way(model)}
+    # Rejection score and heat are as exact as the features that they are made of, probabilities as
+    # the logits.
+    way = _way(model)
+    last = max(k for k, node in enumerate(way) if node.op_type in LAYERS)
+    on_the_way = {node.name for node in way[: last + 1]}
     beside = {node.name for node in model.graph.node} - on_the_way
     quantised: onnx.ModelProto = nncf.quantize(
         source,

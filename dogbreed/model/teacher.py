@@ -54,8 +54,8 @@ class Teacher:
         head = network.head
         assert isinstance(head, nn.Linear)
         columns = torch.tensor([names.index(name) for name in class_names])
-        self._weight = head.weight[columns] / self.package.temperature
-        self._bias = head.bias[columns] / self.package.temperature
+        self._weight = head.weight[columns] / self.package.calibration.temperature
+        self._bias = head.bias[columns] / self.package.calibration.temperature
         self._features: Features | None = None
 
     def look(self, trainer: Trainer) -> None:

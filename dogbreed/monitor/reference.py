@@ -59,7 +59,7 @@ class Reference:
         """Look at the pictures of an evaluation once more.
 
         Args:
-            evaluation: with the package's temperature and rejection.
+            evaluation: with the package's calibration and rejection.
             places: of its pictures.
             size: side in pixels that the network sees.
             crop: side of the centred square over the picture's shorter side.

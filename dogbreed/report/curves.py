@@ -96,7 +96,7 @@ def _distinct(rows: list[Row], names: dict[str, str]) -> dict[str, str]:
 def _kept(record: Record, rows: list[Row]) -> Row | None:
     """The row of the checkpoint that the run kept, if one has its scores."""
     scores = record.scores.get("val", {}) | record.summaries.get("val", {}).get("scores", {})
-    # The rows' log-loss knows of no temperature.
+    # The rows' log-loss knows of no calibration.
     loss = scores.get("log_loss_uncalibrated") or scores.get("log_loss")
     if not loss or "top1" not in scores:
         return None

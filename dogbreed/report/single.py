@@ -8,6 +8,7 @@ from markupsafe import Markup
 from dogbreed import breeds, storage
 from dogbreed.errors import BadInput
 from dogbreed.evaluate.caveats import INTERVALS, caveats
+from dogbreed.evaluate.confidence import UNCALIBRATED, in_words
 from dogbreed.evaluate.evaluation import FOLDER
 from dogbreed.report import confusion, curves, engines
 from dogbreed.report.album import Album
@@ -110,11 +111,11 @@ def _album(record: Record, scored: Scored | None, missing: list[str]) -> Album |
 
 
 def _calibration(scored: Scored | None) -> dict[str, Any] | None:
-    """Diagrams, and what the temperature changed."""
+    """Diagrams, and what the calibration changed."""
     if scored is None:
         return None
     summary, scores = scored.summary, scored.summary["scores"]
-    curves = [("with temperature", summary["reliability"])]
+    curves = [("calibrated", summary["reliability"])]
     if before := summary.get("reliability_uncalibrated"):
         curves.append(("without", before))
     sure = _histogram(
@@ -123,6 +124,7 @@ def _calibration(scored: Scored | None) -> dict[str, Any] | None:
     return {
         "diagram": reliability(curves),
         "temperature": summary["temperature"],
+        "answer": in_words(summary.get("confidence", UNCALIBRATED.of_the_answer)),
         "ece": scores.get("ece"),
         "ece_before": scores.get("ece_uncalibrated"),
         "loss": scores.get("log_loss"),

@@ -119,7 +119,7 @@ def _words(plan: Plan, trial: optuna.Trial, values: dict[str, Any]) -> list[str]
 
 
 def _score(plan: Plan, run: str) -> float:
-    """What the run's kept checkpoint scored, at its temperature."""
+    """What the run's kept checkpoint scored, calibrated."""
     scores = Run(storage.join(plan.folder, run)).metrics().get("val")
     if scores is None:
         raise BadInput(

@@ -97,7 +97,7 @@ def all_scores(run: str, of: dict[str, np.ndarray]) -> dict[str, Scores]:
     state = load(source.weights())
     head = Network(source.model["backbone"], len(source.class_names)).head_name
     weights, bias = (state[f"{head}.{part}"].numpy() for part in ("weight", "bias"))
-    t, train, y = source.temperature, of["train"], of["train_y"]
+    t, train, y = source.calibration.temperature, of["train"], of["train_y"]
     means = np.stack([train[y == k].mean(0) for k in range(len(weights))])
     centred = train - means[y]
     shared = centred.T @ centred / len(train)

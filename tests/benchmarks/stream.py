@@ -195,7 +195,20 @@ def cold(url: str, folder: str | None) -> Callable[[], tuple[float, int, int]]:
     return run
 
 
+def repeated(photos: str, folder: Path, times: int) -> str:
+    """The photographs so often, each time with another number of bytes behind the picture."""
+    for file in Path(photos).glob("*/*"):
+        data = file.read_bytes()
+        for number in range(times):
+            copy = folder / "photos" / file.parent.name / f"{number}_{file.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data + bytes(number))
+    return str(folder / "photos")
+
+
 def packed(options: argparse.Namespace, folder: Path) -> None:
+    if options.times > 1:
+        options.photos = repeated(options.photos, folder, options.times)
     data = prepared(options.photos, folder, "64MB")
     tars, parquets = as_peers_want_it(data)
     with bucket(data, options.latency, options.cores) as url:
@@ -353,6 +366,7 @@ def main() -> None:
     parser.add_argument("--photos")
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--times", type=int, default=1, help="each photograph, for packed")
     parser.add_argument("--rate", type=float, default=500, help="pictures a second of the step")
     parser.add_argument("--cores", default="", help="of the double, such as 0,3")
     parser.add_argument("--cache", help="where the disk cache lies, a temporary folder")

@@ -211,7 +211,7 @@ def test_it_ends_with_a_confusion_matrix_and_a_reliability_curve(tracked: Simple
     cells = table(tracked, "val/confusion_table")["data"]
     assert sum(n for _, _, n in cells) == report["n"]
     keys = {row[1] for row in table(tracked, "val/reliability_table")["data"]}
-    assert {"with the temperature", "without", "ideal"} == keys
+    assert {"calibrated", "without", "ideal"} == keys
 
 
 def summary_of(read: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from dogbreed.evaluate.bootstrap import Judged, debiased_ece, ece_floor, scores
-from dogbreed.evaluate.calibration import fit_temperature, reliability
+from dogbreed.evaluate.calibration import fit_calibration, fit_temperature, reliability
+from dogbreed.evaluate.confidence import Calibration
 
 
 def drawn(n: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,16 +28,53 @@ def test_the_temperature_lowers_the_log_loss_and_the_calibration_error_of_other_
 ) -> None:
     fitted = fit_temperature(*drawn(1000, temperature, 0))
     logits, labels = drawn(2000, temperature, 1)
-    before, after = (scores(Judged.of(logits, labels, t)) for t in (1.0, fitted))
+    before, after = (scores(Judged.of(logits / t, labels)) for t in (1.0, fitted))
     assert after["log_loss"] < before["log_loss"] - 0.02
     assert after["ece"] < before["ece"] / 2
     assert after["top1"] == before["top1"]
+
+
+def relabelled(calibration: Calibration, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw logits, and labels as often as calibrated probabilities say."""
+    logits, _ = drawn(n, 1.0, seed)
+    cumulated = softmax(calibration(logits), axis=1).cumsum(1)
+    return logits, (np.random.default_rng(seed).random((n, 1)) > cumulated).sum(1).clip(max=9)
+
+
+@pytest.mark.parametrize("truth", [Calibration(1.0, 0.7, 0.5), Calibration(1.4, 1.3, -0.4)])
+def test_answers_too_sure_or_not_sure_enough_are_mended_where_a_temperature_is_not_enough(
+    truth: Calibration,
+) -> None:
+    fitted = fit_calibration(*relabelled(truth, 3000, 0))
+    logits, labels = relabelled(truth, 20_000, 1)
+    alone, both = (
+        scores(Judged.of(made(logits), labels))
+        for made in (Calibration(fitted.temperature), fitted)
+    )
+    assert both["ece"] < 0.5 * alone["ece"]
+    assert both["log_loss"] < alone["log_loss"]
+    assert both["top1"] == alone["top1"]
+
+
+def test_a_few_pictures_change_little_beside_the_temperature() -> None:
+    truth = Calibration(1.0, 0.5, 1.0)
+    few, many = (fit_calibration(*relabelled(truth, n, 0)) for n in (12, 5000))
+    assert abs(few.slope - 1) < abs(many.slope - 1) / 2
+    assert abs(few.offset) < abs(many.offset) / 2
+
+
+def test_one_class_alone_is_certain() -> None:
+    fitted = fit_calibration(np.ones((5, 1), np.float32), np.zeros(5, int))
+    assert (fitted.slope, fitted.offset) == (1, 0)
 
 
 def test_logits_that_are_always_right_or_say_nothing_have_a_finite_temperature() -> None:
     labels = np.arange(20) % 4
     for logits in (np.eye(4, dtype=np.float32)[labels], np.zeros((20, 4), np.float32)):
         assert 0.04 < fit_temperature(logits, labels) < 21
+        fitted = fit_calibration(logits, labels)
+        assert np.isfinite(fitted(logits)).all()
+        assert 0.2 <= fitted.slope <= 5
 
 
 def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:

@@ -57,7 +57,7 @@ def test_it_says_what_the_scores_are_worth() -> None:
         "0.700 (0.650 to 0.750)",
         "| pictures | 40 | 80 |",
         "temperature of 1.25",
-        "ECE on test is 0.0150, without it 0.0900",
+        "ECE on test is 0.0150, without them 0.0900",
         "rejection score (max probability) lies above -0.125",
         "keeps 95% of the validation pictures",
         "4 of the 4 breeds are classes of ImageNet-1k",

@@ -95,15 +95,16 @@ def test_breeds_have_precision_recall_and_f1_and_confused_pairs_are_counted(run:
     assert counts == sorted(counts, reverse=True)
 
 
-def test_the_temperature_and_threshold_of_the_package_are_those_of_validation(run: Run) -> None:
+def test_the_calibration_and_threshold_of_the_package_are_those_of_validation(run: Run) -> None:
     model = package.read(run.path("model"))
     val, rows = read(run, "val")
     test, _ = read(run, "test")
     assert model.rejection is not None
     for report in (val, test):
-        assert report["temperature"] == model.temperature
+        assert report["temperature"] == model.calibration.temperature
+        assert report["confidence"] == model.calibration.of_the_answer
         assert report["rejection"]["threshold"] == model.rejection.threshold
-    assert model.temperature != 1
+    assert 1 not in (model.calibration.temperature, model.calibration.slope)
     assert val["scores"]["log_loss"]["value"] <= val["scores"]["log_loss_uncalibrated"]["value"]
     kept = 1 - np.mean(rows["rejected"])
     assert kept == pytest.approx(0.95, abs=1 / len(rows["id"]))

@@ -13,6 +13,7 @@ from dogbreed import package, storage
 from dogbreed.data.manifest import Manifest
 from dogbreed.engine import Engine, TorchEngine, open_engine
 from dogbreed.errors import BadInput
+from dogbreed.evaluate.confidence import Calibration
 from dogbreed.export.export import export
 from dogbreed.export.graph import Exported, onnx_files, openvino_files, to_onnx
 from dogbreed.export.pictures import Pictures
@@ -142,9 +143,12 @@ def test_an_engine_whose_file_was_changed_is_not_opened(exported: str, tmp_path:
         open_engine(source, "openvino-fp32")
 
 
-def test_an_engine_of_another_state_of_the_package_is_not_opened(exported: str) -> None:
+@pytest.mark.parametrize("calibration", [Calibration(2.0, 0.8, 0.3), Calibration(1.7)])
+def test_an_engine_of_another_state_of_the_package_is_not_opened(
+    calibration: Calibration, exported: str
+) -> None:
     source = package.read(exported)
-    source.model["temperature"] = 2.0
+    source = dataclasses.replace(source, calibration=calibration)
     with pytest.raises(BadInput, match="another state of the package"):
         open_engine(source, "openvino-fp32")
 

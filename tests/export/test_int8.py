@@ -76,7 +76,9 @@ def test_what_loses_little_passes(
     pictures = next(Pictures.of(source, data, "val").batches("pictures"))
     got = open_engine(source, f"{form}-int8").answer(pictures)
     assert source.rejection is not None
-    scores = source.rejection.scores(got.probabilities, got.embedding, source.temperature)
+    scores = source.rejection.scores(
+        got.probabilities, got.embedding, source.calibration.temperature
+    )
     np.testing.assert_allclose(got.reject_score, scores, atol=5e-4)  # a step of 8 bits is 4e-3
 
 
