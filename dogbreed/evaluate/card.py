@@ -147,7 +147,7 @@ def _probabilities(model: dict[str, Any], summaries: dict[str, dict[str, Any]]) 
     answer = model.get("confidence", UNCALIBRATED.of_the_answer)
     said = [
         f"Logits are divided by a temperature of {temperature:.4g}, and the log-odds of the answer"
-        f" become {in_words(answer)}; both were fitted on validation."
+        f" are taken {in_words(answer)}; both were fitted on validation."
     ]
     for split, summary in summaries.items():
         of = summary["scores"]

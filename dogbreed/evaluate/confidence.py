@@ -72,6 +72,6 @@ def parts(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def in_words(of_the_answer: dict[str, float]) -> str:
-    """What `Calibration.of_the_answer` does to log-odds, such as `x 0.84 + 0.32`."""
+    """What `Calibration.of_the_answer` does to log-odds, such as `times 0.84 plus 0.32`."""
     slope, offset = of_the_answer["slope"], of_the_answer["offset"]
-    return f"x {slope:.2f} {'-' if offset < 0 else '+'} {abs(offset):.2f}"
+    return f"times {slope:.2f} {'minus' if offset < 0 else 'plus'} {abs(offset):.2f}"

@@ -46,4 +46,4 @@ def test_what_makes_no_sense_is_refused(fields: tuple[float, float, float]) -> N
 
 
 def test_it_can_be_read() -> None:
-    assert in_words({"slope": 0.843, "offset": -0.3}) == "x 0.84 - 0.30"
+    assert in_words({"slope": 0.843, "offset": -0.3}) == "times 0.84 minus 0.30"
