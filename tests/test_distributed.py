@@ -330,6 +330,9 @@ class TestSeveralProcesses:
     ) -> None:
         # Sums of floats come in another order, and AdamW makes small differences larger.
         for ours, theirs in zip(history(several.run), history(several.whole.run), strict=True):
+            # One picture whose likeliest breeds are level may be right here and wrong there.
+            level = 1 / len(several.whole.train) + 2e-5
+            assert ours.pop("train/top1") == pytest.approx(theirs.pop("train/top1"), abs=level)
             assert ours == pytest.approx(theirs, abs=2e-5)
         ours, theirs = several.run.metrics()["val"], several.whole.run.metrics()["val"]
         assert ours == pytest.approx(theirs, abs=2e-5)
