@@ -47,12 +47,12 @@ PRECISIONS = ("fp32", "bf16", "int8")
 
 def identity(package: Package) -> dict[str, Any]:
     """What of a package is built into an engine: if any of it differs, so do the answers."""
-    rejection, answer = package.model["rejection"], package.calibration.of_the_answer
+    rejection, platt = package.model["rejection"], package.calibration.platt
     return {
         "weights_sha256": package.model["weights_sha256"],
         "temperature": package.calibration.temperature,
         # Engines of packages that knew of none say nothing of it.
-        "confidence": None if answer == UNCALIBRATED.of_the_answer else answer,
+        "platt": None if platt == UNCALIBRATED.platt else platt,
         "reject_score": rejection["score"] if rejection else "energy",
         "rejection_sha256": rejection.get("sha256") if rejection else None,
         "size": package.model["preprocessing"]["size"],

@@ -117,7 +117,7 @@ def read(url: str) -> Package:
         )
     # What schemas 1 and 2 did not know.
     model.setdefault("temperature", 1.0)
-    model.setdefault("confidence", UNCALIBRATED.of_the_answer)
+    model.setdefault("platt", UNCALIBRATED.platt)
     model.setdefault("rejection", None)
     made = Package(url, model)
     try:
@@ -129,7 +129,7 @@ def read(url: str) -> Package:
         if not (0 < model["preprocessing"]["crop"] <= 1 and model["run"] and model["data"]):
             raise BadInput("crop must be above 0 and at most 1; run and data must be named")
         storage.checked_digest(model["weights_sha256"])
-        calibration = Calibration(float(model["temperature"]), **model["confidence"])
+        calibration = Calibration(float(model["temperature"]), **model["platt"])
         made = dataclasses.replace(made, calibration=calibration)
         if fields := model["rejection"]:
             digest = fields.get("sha256")

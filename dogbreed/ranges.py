@@ -15,7 +15,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 
 from dogbreed import images
 from dogbreed.hedging import Pace, first_good
-from dogbreed.retries import IN_FLIGHT, StorageError, explain, into, retry, retry_async
+from dogbreed.retries import IN_FLIGHT, StorageError, body_taker, explain, retry, retry_async
 from dogbreed.storage import digest_of, filesystem
 
 MERGE_GAP = 32 * 2**10  # bytes worth reading over to save a request
@@ -206,7 +206,7 @@ async def _copy(fs: AsyncFileSystem, here: Range, write: Callable[[bytes, int], 
             write(piece, done)
             done += len(piece)
 
-        into.set(take)
+        body_taker.set(take)
         traffic.requests += 1
         path = fs._strip_protocol(here.url)
         if rest := await fs._cat_file(path, start=here.offset, end=here.end):

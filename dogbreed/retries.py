@@ -23,7 +23,7 @@ DEADLINE = 40.0  # seconds after which a small read or write is not asked again
 SLOWEST = 1e6  # bytes a second of the slowest line that all requests at once may share
 IN_FLIGHT = 64  # requests at once in a process
 
-into: ContextVar[Callable[[bytes], None] | None] = ContextVar("into", default=None)
+body_taker: ContextVar[Callable[[bytes], None] | None] = ContextVar("body_taker", default=None)
 """Takes the body of the range that this task asks for, piece by piece; it is then found empty."""
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ async def one_try(
     try:
         response = await handler(request)
         # A body that breaks off counts here too.
-        if (take := into.get()) and response.status == 206:
+        if (take := body_taker.get()) and response.status == 206:
             async for piece in response.content.iter_any():
                 take(piece)
         await response.read()  # kept for who asks next

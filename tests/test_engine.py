@@ -34,7 +34,7 @@ def engine(folder: Path, source: Network, calibration: Calibration) -> TorchEngi
         "classes": [{"name": name} for name in "abcde"],
         "preprocessing": {"size": 32, "crop": 1.0},
         "temperature": calibration.temperature,
-        "confidence": calibration.of_the_answer,
+        "platt": calibration.platt,
         "data": {"name": "dogs", "version": "0" * 64},
         "pretraining": "none (random)",
         "metrics": {"val": {"top1": 0.5}},

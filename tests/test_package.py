@@ -31,11 +31,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_what_was_written_is_read_again(url: str) -> None:
-    of_the_answer = {"slope": 0.9, "offset": -0.2}
-    package.write(url, MODEL | {"temperature": 1.5, "confidence": of_the_answer}, WEIGHTS)
+    platt = {"slope": 0.9, "offset": -0.2}
+    package.write(url, MODEL | {"temperature": 1.5, "platt": platt}, WEIGHTS)
     got = package.read(url)
     assert got.url == url
-    assert got.calibration == Calibration(1.5, **of_the_answer)
+    assert got.calibration == Calibration(1.5, **platt)
     assert got.class_names == ["beagle", "pug"]
     assert got.weights() == WEIGHTS
     assert {name: got.model[name] for name in MODEL} == MODEL
@@ -151,10 +151,10 @@ def test_rejection_is_read_again_and_must_be_the_one_described(url: str) -> None
         ({"temperature": 0.0}, "temperature 0.0: must be finite and above 0"),
         ({"temperature": float("inf")}, "temperature inf: must be finite"),
         ({"temperature": "hot"}, "model.json: "),
-        ({"confidence": {"slope": -1.0, "offset": 0.0}}, "slope -1.0: must be finite and above 0"),
-        ({"confidence": {"slope": 1.0, "offset": float("nan")}}, "offset nan: must be finite"),
-        ({"confidence": {"slope": 1.0, "shift": 0.0}}, "model.json: .*shift"),
-        ({"confidence": 0.9}, "model.json: "),
+        ({"platt": {"slope": -1.0, "offset": 0.0}}, "slope -1.0: must be finite and above 0"),
+        ({"platt": {"slope": 1.0, "offset": float("nan")}}, "offset nan: must be finite"),
+        ({"platt": {"slope": 1.0, "shift": 0.0}}, "model.json: .*shift"),
+        ({"platt": 0.9}, "model.json: "),
         ({"rejection": {"score": "energy"}}, "model.json has no 'threshold'"),
         ({"rejection": {"score": "odin", "threshold": 1.0}}, "'odin' is unknown; upgrade dogbreed"),
         ({"rejection": {"score": "cosine", "threshold": 1.0}}, "needs the breeds' means"),

@@ -222,9 +222,10 @@ def test_how_many_could_not_be_read_is_said(
     (photos / "c.jpg").write_bytes(b"x")
     out = f"{tmp_path}/out.csv"
     assert main(["predict", "--run", run, "--images", str(photos), "--out", out]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("3 pictures, 1 of them could not be read")
-    assert said.endswith(f": {out}\n")
+    rejected = Path(out).read_text().count(",yes,")  # which depends on what the small model learnt
+    about = f", {rejected} of them rejected as none of the breeds" if rejected else ""
+    said = f"3 pictures, 1 of them could not be read{about}: {out}\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_model_answers_wherever_its_package_lies(

@@ -124,7 +124,7 @@ class History(Callback):
         folder, weights = self.run.path(package.FOLDER), self._best_weights(pl_module)
         description = describe(pl_module, data) | {
             "temperature": evaluation.calibration.temperature,
-            "confidence": evaluation.calibration.of_the_answer,
+            "platt": evaluation.calibration.platt,
             "run": name,
             "metrics": self.run.record(val=results),
             "reference": _reference(folder, data, answered.rows, evaluation),

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
-from dogbreed.evaluate.confidence import Calibration, parts
+from dogbreed.evaluate.confidence import Calibration, log_odds
 
 BINS = 15
 DOUBT = 0.25  # how far from 1 and 0 slope and offset may be before pictures have spoken
@@ -23,7 +23,7 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     temperature = fit_temperature(logits, labels)
     if logits.shape[1] < 2:
         return Calibration(temperature)
-    answer, top, rest, _ = parts(logits.astype(np.float64) / temperature)
+    answer, top, rest, _ = log_odds(logits.astype(np.float64) / temperature)
     odds, wrong = top - rest, np.where(answer == labels, -1, 1)
 
     def loss(x: np.ndarray) -> float:

@@ -144,10 +144,10 @@ def _scores(model: dict[str, Any], scores: dict[str, dict[str, Any]], intervals:
 
 def _probabilities(model: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> str:
     temperature = model.get("temperature", 1.0)
-    answer = model.get("confidence", UNCALIBRATED.of_the_answer)
+    platt = model.get("platt", UNCALIBRATED.platt)
     said = [
         f"Logits are divided by a temperature of {temperature:.4g}, and the log-odds of the answer"
-        f" are taken {in_words(answer)}; both were fitted on validation."
+        f" are taken {in_words(platt)}; both were fitted on validation."
     ]
     for split, summary in summaries.items():
         of = summary["scores"]

@@ -38,15 +38,15 @@ class Calibration:
                 raise BadInput(f"{name} {value}: must be {limits}")
 
     @property
-    def of_the_answer(self) -> dict[str, float]:
-        """What is done to the answer beside the temperature."""
+    def platt(self) -> dict[str, float]:
+        """Slope and offset alone, as they are written down."""
         return {"slope": self.slope, "offset": self.offset}
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Logits of which the softmax is to be believed: float, (n, classes), as those given."""
         scaled: np.ndarray = logits / logits.dtype.type(self.temperature)
         if (self.slope, self.offset) != (1.0, 0.0):
-            answer, top, rest, runner_up = parts(scaled)
+            answer, top, rest, runner_up = log_odds(scaled)
             moved = rest + self.slope * (top - rest) + self.offset
             scaled[np.arange(len(scaled)), answer] = np.maximum(moved, runner_up + AHEAD)
         return scaled
@@ -55,7 +55,7 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def parts(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def log_odds(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What the answers' log-odds are made of, for float (n, classes) with two classes at least.
 
     Returns:
@@ -71,7 +71,7 @@ def parts(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     return answer, logits[n, answer], rest, runner_up
 
 
-def in_words(of_the_answer: dict[str, float]) -> str:
-    """What `Calibration.of_the_answer` does to log-odds, such as `times 0.84 plus 0.32`."""
-    slope, offset = of_the_answer["slope"], of_the_answer["offset"]
+def in_words(platt: dict[str, float]) -> str:
+    """What `Calibration.platt` does to log-odds, such as `times 0.84 plus 0.32`."""
+    slope, offset = platt["slope"], platt["offset"]
     return f"times {slope:.2f} {'minus' if offset < 0 else 'plus'} {abs(offset):.2f}"

@@ -96,7 +96,7 @@ class Evaluation:
             "n": len(self.ids),
             "scores": scores,
             "temperature": self.calibration.temperature,
-            "confidence": self.calibration.of_the_answer,
+            "platt": self.calibration.platt,
             "rejection": rejection,
             "per_breed": _per_breed(judged, self.class_names),
             "confused": _confused(judged, self.class_names),
@@ -206,7 +206,7 @@ def details(report: dict[str, Any]) -> str:
     scores, rejection = report["scores"], report["rejection"]
     lines = [
         f"temperature {report['temperature']:.3f}, the answer's log-odds"
-        f" {in_words(report['confidence'])}; without both log-loss"
+        f" {in_words(report['platt'])}; without both log-loss"
         f" {scores['log_loss_uncalibrated']['value']:.3f}, calibration error"
         f" {scores['ece_uncalibrated']['value']:.3f}; of the error with them chance alone gives"
         f" {scores['ece']['floor']:.3f}, and {scores['ece']['debiased']:.3f} is left without it"

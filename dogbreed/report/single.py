@@ -124,7 +124,7 @@ def _calibration(scored: Scored | None) -> dict[str, Any] | None:
     return {
         "diagram": reliability(curves),
         "temperature": summary["temperature"],
-        "answer": in_words(summary.get("confidence", UNCALIBRATED.of_the_answer)),
+        "platt": in_words(summary.get("platt", UNCALIBRATED.platt)),
         "ece": scores.get("ece"),
         "ece_before": scores.get("ece_uncalibrated"),
         "loss": scores.get("log_loss"),

@@ -102,7 +102,7 @@ def test_the_calibration_and_threshold_of_the_package_are_those_of_validation(ru
     assert model.rejection is not None
     for report in (val, test):
         assert report["temperature"] == model.calibration.temperature
-        assert report["confidence"] == model.calibration.of_the_answer
+        assert report["platt"] == model.calibration.platt
         assert report["rejection"]["threshold"] == model.rejection.threshold
     assert 1 not in (model.calibration.temperature, model.calibration.slope)
     assert val["scores"]["log_loss"]["value"] <= val["scores"]["log_loss_uncalibrated"]["value"]

@@ -27,7 +27,7 @@ def write_run(network: Network, data: Manifest, folder: Path, *, flip: bool = Tr
         "classes": [{"name": name} for name in data.classes],
         "preprocessing": {"size": SIZE, "crop": 1.0, "flip": flip},
         "temperature": 1.7,
-        "confidence": {"slope": 0.8, "offset": 0.3},
+        "platt": {"slope": 0.8, "offset": 0.3},
         "data": {"name": data.name, "version": data.version},
         "pretraining": "none (random)",
         "metrics": {"val": {"top1": 0.5}},
