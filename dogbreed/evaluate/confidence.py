@@ -14,8 +14,8 @@ AHEAD = 1e-3  # of the runner-up that the answer stays at least: it never is ano
 class Calibration:
     """Corrects logits, first all of them alike, then that of the answer.
 
-    A network that learned from smoothed labels is off by more than a temperature can mend: too
-    sure of its surest answers, or not sure enough of those in the middle.
+    A network can be off by more than a temperature mends: too sure of its surest answers, and not
+    sure enough of those in the middle.
 
     Args:
         temperature: that logits are divided by (Guo et al. 2017).
